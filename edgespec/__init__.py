@@ -1,0 +1,22 @@
+"""edgespec: a quantized model on your own machine answers faster, in the memory that is there, saying the same.
+
+`import edgespec; edgespec.open("demo").stream(messages)` is the whole library surface; the rest is in docs/design.md.
+Importing this module imports nothing else, so that the build tools can run before anything is installed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgespec.assemble import Assistant
+    from edgespec.types import Settings
+
+__version__ = "0.1.0"
+
+
+def open(model: str = "demo", settings: Settings | None = None) -> Assistant:
+    """A model loaded into this process, ready to answer; raises what assemble.open_assistant raises."""
+    from edgespec.assemble import open_assistant
+
+    return open_assistant(model, settings)

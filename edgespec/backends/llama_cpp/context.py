@@ -1,0 +1,275 @@
+"""A llama.cpp context that evaluates token trees: one unified KV cache, one sequence id a leaf, rows read in place.
+
+Not covered: which load options this host survives (selftest.py), loading weights (model.py), recurrent rollback by
+snapshots (such models are opened without trees and decode plainly).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+
+import llama_cpp.llama_cpp as lib
+import numpy as np
+
+from edgespec.backends.base import Cancelled as CancelledCheck
+from edgespec.backends.base import Progress
+from edgespec.backends.llama_cpp.batch import Batch
+from edgespec.backends.llama_cpp.runtime import log, n_cores
+from edgespec.backends.llama_cpp.sequences import Sequences
+from edgespec.errors import BackendError, BadSetting, Cancelled, DecodeFailed, DoesNotFit, InvalidBatch, NoKvSlot
+from edgespec.types import Caps, ContextSpec, Floats, Ids, Rows, Span
+
+KV_TYPE = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0, "q4_0": lib.GGML_TYPE_Q4_0}
+MAX_SEQUENCES = 256
+# With f16 KV a lone row, or 64 rows and more, runs another attention kernel than 2 to 32 rows (DESIGN section 8).
+EXACT_F16_ROWS = (2, 32)
+
+
+class LlamaContext:
+    """Owns the llama_context pointer; the model must outlive it."""
+
+    def __init__(
+        self, model: ctypes.c_void_p, spec: ContextSpec, *, n_vocab: int, trees: bool, exact_holds: bool
+    ) -> None:
+        """exact_holds: the self-test found the recipe of `spec.exact` to hold on this host."""
+        self._pads = spec.exact and spec.kv_type == "f16"
+        max_nodes = min(spec.max_nodes, EXACT_F16_ROWS[1]) if self._pads else spec.max_nodes
+        max_leaves = min(spec.max_leaves, max_nodes) if trees else 1
+        if spec.exact and spec.n_slots > 1:
+            raise BadSetting(f"--exact holds for one conversation in a context, not {spec.n_slots}")
+        self._helper = spec.n_slots if spec.exact else None
+        n_own = spec.n_slots + (1 if spec.exact else 0)
+        n_spare = min(spec.n_slots * (max_leaves - 1), MAX_SEQUENCES - n_own)
+        if max_leaves - 1 > n_spare:
+            raise BadSetting(f"a tree of {max_leaves} leaves needs more than the runtime's {MAX_SEQUENCES} sequences")
+        self.spec = spec
+        self.caps = Caps(
+            max_nodes=max_nodes,
+            max_leaves=max_leaves,
+            trees=trees,
+            max_rollback=None if trees else 0,
+            state_copy=True,
+            hidden=spec.hidden,
+            exact=spec.exact and exact_holds,
+        )
+        self._n_vocab = n_vocab
+        self._n_rows_max = max(max_nodes * spec.n_slots + 1, n_own + n_spare)
+        self._ptr = _open(model, spec, n_rows_max=self._n_rows_max, n_seq_max=n_own + n_spare)
+        self._memory = lib.llama_get_memory(self._ptr)
+        self._seqs = Sequences(self._memory, spec.n_slots, n_spare, n_own)
+        self._batch = Batch(max(spec.n_ubatch, self._n_rows_max) + 1)
+        self._view_at = 0
+        self._view: Floats = np.zeros((0, n_vocab), np.float32)
+
+    def length(self, slot: int) -> int:
+        return self._seqs.slots[slot].length
+
+    def prefill(
+        self,
+        slot: int,
+        tokens: Sequence[int] | Ids,
+        progress: Progress | None = None,
+        cancelled: CancelledCheck | None = None,
+    ) -> None:
+        state = self._seqs.slots[slot]
+        ids = np.asarray(tokens, np.int32)
+        if state.seq_of:
+            raise InvalidBatch("prefill while a tree is being evaluated; keep a path first")
+        if state.length + len(ids) > self.spec.n_ctx:
+            raise NoKvSlot(
+                f"{state.length + len(ids)} tokens do not fit into a context of {self.spec.n_ctx}; raise --context"
+            )
+        done = 0
+        with _aborting(self._ptr, cancelled):
+            for size in self._chunks(len(ids)):
+                pos = np.arange(state.length, state.length + size)
+                self._batch.fill(ids[done : done + size], pos, state.seq, n_silent=size)
+                try:
+                    self._decode()
+                except (BackendError, Cancelled):
+                    lib.llama_memory_seq_rm(self._memory, state.seq, state.length, -1)
+                    raise
+                state.length += size
+                done += size
+                if progress:
+                    progress(done, len(ids))
+                if done < len(ids) and cancelled and cancelled():
+                    raise Cancelled("stopped while reading the prompt")
+
+    def _chunks(self, n: int) -> list[int]:
+        """Sizes of prefill passes: as wide as allowed, and under --exact with f16 KV never a lone last row."""
+        width = EXACT_F16_ROWS[1] if self._pads else self.spec.n_ubatch
+        sizes = [width] * (n // width) + ([n % width] if n % width else [])
+        if self._pads and len(sizes) > 1 and sizes[-1] == 1:
+            sizes[-2:] = [width - 1, 2]
+        return sizes
+
+    def evaluate(self, spans: Sequence[Span]) -> Rows:
+        tokens: list[int] = []
+        pos: list[int] = []
+        seqs: list[list[int]] = []
+        silent = 0
+        try:
+            for span in spans:
+                self._check(span, first=span is spans[0])
+                silent += span.n_silent
+                tokens.extend(span.tree.token[span.nodes].tolist())
+                depths = span.tree.depth[span.nodes]
+                pos.extend((depths.astype(np.int32) + self.length(span.slot)).tolist())
+                seqs.extend(self._seqs.place(span))
+            self._batch.fill(tokens, pos, seqs, n_silent=silent)
+            self._decode()
+        except (BackendError, Cancelled):
+            for span in spans:
+                self._drop(span.slot)
+            raise
+        return Rows(self._logits(len(tokens) - silent))
+
+    def _check(self, span: Span, first: bool) -> None:
+        if len(span.nodes) == 0:
+            raise InvalidBatch("a pass without nodes")
+        if len(span.nodes) > self.caps.max_nodes:
+            raise InvalidBatch(
+                f"{len(span.nodes)} rows in one pass but the context was opened for {self.caps.max_nodes}"
+            )
+        if span.n_silent and not first:
+            raise InvalidBatch("only the first span of a pass may have silent nodes")
+        known = self._seqs.slots[span.slot].seq_of
+        if known and any(int(n) in known for n in span.nodes):
+            raise InvalidBatch("a node was evaluated twice")
+
+    def _decode(self) -> None:
+        batch = self._batch.struct
+        padded = self._pads and batch.n_tokens == 1
+        if padded and self._helper is not None:
+            self._batch.append(int(self._batch.token[0]), 0, self._helper)
+        log.clear()
+        code = lib.llama_decode(self._ptr, batch)
+        if padded:
+            lib.llama_memory_seq_rm(self._memory, self._helper, -1, -1)
+        if code == 0:
+            return
+        n, why = batch.n_tokens, log.reason()
+        if code == 1:
+            raise NoKvSlot(f"no room for {n} rows in a context of {self.spec.n_ctx}; raise --context or lower --nodes")
+        if code == 2:
+            raise Cancelled("stopped inside a pass")
+        if code == -1:
+            raise InvalidBatch(f"the runtime refused a pass of {n} rows: {why}")
+        raise DecodeFailed(f"the runtime failed on a pass of {n} rows (code {code}): {why}")
+
+    def _logits(self, n: int) -> Floats:
+        """Rows of the last pass; the view is rebuilt only when the runtime moved its buffer."""
+        address = ctypes.cast(lib.llama_get_logits(self._ptr), ctypes.c_void_p).value or 0
+        if address != self._view_at or n > len(self._view):
+            kind = ctypes.c_float * (n * self._n_vocab)
+            self._view = np.frombuffer(kind.from_address(address), np.float32).reshape(n, self._n_vocab)
+            self._view_at = address
+        return self._view[:n]
+
+    def keep(self, slot: int, path: Sequence[int]) -> None:
+        state = self._seqs.slots[slot]
+        kept = [int(n) for n in path]
+        n_known = next((i for i, n in enumerate(kept) if n not in state.seq_of), len(kept))
+        del kept[n_known:]
+        in_order = kept == state.order[: len(kept)]
+        if self._helper is None or in_order or not kept:
+            self._seqs.commit(slot, kept)
+        else:
+            self._commit_in_order(slot, kept)
+
+    def _commit_in_order(self, slot: int, kept: list[int]) -> None:
+        """Commit with the rows moved next to each other: attention adds cells up in cache order, and a rejected
+        sibling's cell, filled later, would put the past out of order (DESIGN section 8)."""
+        state, helper = self._seqs.slots[slot], self._helper
+        start, end = state.length, state.length + len(kept)
+        lib.llama_memory_seq_cp(self._memory, state.seq_of[kept[-1]], helper, start, end)
+        blob = self._blob(int(helper or 0))
+        self._drop(slot)
+        lib.llama_memory_seq_rm(self._memory, helper, -1, -1)
+        self._set_blob(int(helper or 0), blob)
+        lib.llama_memory_seq_cp(self._memory, helper, state.seq, start, end)
+        lib.llama_memory_seq_rm(self._memory, helper, -1, -1)
+        state.length = end
+
+    def _drop(self, slot: int) -> None:
+        state = self._seqs.slots[slot]
+        lib.llama_memory_seq_rm(self._memory, state.seq, state.length, -1)
+        self._seqs.forget_tree(slot)
+
+    def truncate(self, slot: int, length: int) -> None:
+        state = self._seqs.slots[slot]
+        if length > state.length:
+            raise InvalidBatch(f"cannot roll {state.length} tokens back to {length}")
+        if length == state.length and not state.seq_of:
+            return
+        if not self._seqs.truncate(slot, length) and length > 0:
+            raise InvalidBatch(f"this model's state cannot be rolled back from {state.length} to {length} tokens")
+
+    def export_state(self, slot: int) -> bytes:
+        return bytes(self._blob(self._seqs.slots[slot].seq))
+
+    def import_state(self, slot: int, blob: bytes) -> None:
+        self.truncate(slot, 0)
+        state = self._seqs.slots[slot]
+        self._set_blob(state.seq, (ctypes.c_uint8 * len(blob)).from_buffer_copy(blob))
+        state.length = int(lib.llama_memory_seq_pos_max(self._memory, state.seq)) + 1
+
+    def _blob(self, seq: int) -> ctypes.Array[ctypes.c_uint8]:
+        buffer = (ctypes.c_uint8 * lib.llama_state_seq_get_size(self._ptr, seq))()
+        if lib.llama_state_seq_get_data(self._ptr, buffer, len(buffer), seq) != len(buffer):
+            raise DecodeFailed(f"the runtime could not copy {len(buffer)} bytes of state: {log.reason()}")
+        return buffer
+
+    def _set_blob(self, seq: int, blob: ctypes.Array[ctypes.c_uint8]) -> None:
+        if lib.llama_state_seq_set_data(self._ptr, blob, len(blob), seq) == 0:
+            raise DecodeFailed(f"the runtime refused {len(blob)} bytes of saved state: {log.reason()}")
+
+    def close(self) -> None:
+        if self._ptr:
+            lib.llama_free(self._ptr)
+            self._ptr = None
+            self._view = np.zeros((0, self._n_vocab), np.float32)
+
+
+class _aborting:
+    """Lets `cancelled` stop a pass from inside while prompts are read; the runtime asks it once a graph node."""
+
+    def __init__(self, ptr: ctypes.c_void_p, cancelled: CancelledCheck | None) -> None:
+        self._ptr, self._cancelled = ptr, cancelled
+
+    def __enter__(self) -> None:
+        if self._cancelled:
+            check = self._cancelled
+            self._callback = lib.ggml_abort_callback(lambda _: check())
+            lib.llama_set_abort_callback(self._ptr, self._callback, None)
+
+    def __exit__(self, *_: object) -> None:
+        if self._cancelled:
+            lib.llama_set_abort_callback(self._ptr, lib.ggml_abort_callback(), None)
+
+
+def _open(model: ctypes.c_void_p, spec: ContextSpec, *, n_rows_max: int, n_seq_max: int) -> ctypes.c_void_p:
+    params = lib.llama_context_default_params()
+    params.n_ctx = spec.n_ctx + spec.n_slots * (n_rows_max + 1)
+    params.n_batch = max(spec.n_ubatch, n_rows_max + 1)
+    params.n_ubatch = params.n_batch
+    params.n_seq_max = n_seq_max
+    params.n_outputs_max = max(n_rows_max, n_seq_max)  # below n_seq_max the runtime aborts (pillars.md M3)
+    params.n_threads = params.n_threads_batch = spec.n_threads or n_cores()
+    params.type_k = params.type_v = KV_TYPE[spec.kv_type]
+    params.kv_unified = True
+    params.swa_full = True  # a sliding window without it cannot be rolled back
+    params.no_perf = True
+    quantised = spec.kv_type != "f16"
+    if spec.exact or quantised:
+        params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
+    log.clear()
+    ptr = lib.llama_init_from_model(model, params)
+    if not ptr:
+        raise DoesNotFit(
+            f"the runtime could not open a context of {spec.n_ctx} tokens with {spec.kv_type} KV: "
+            f"{log.reason() or 'no reason given'}; try a smaller --context"
+        )
+    return ptr  # type: ignore[no-any-return]

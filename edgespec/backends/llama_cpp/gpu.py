@@ -1,0 +1,249 @@
+"""Which GPU this machine has, and what it takes to build llama.cpp for it.
+
+Reading the machine (`probe`) is apart from judging what was read (`gpu_build`), so that every judgement is a
+function of plain values. Standard library only: this runs before anything is installed.
+Not covered: whether a GPU is worth using, how much memory it has (the runtime itself says that later).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+GpuKind = Literal["nvidia", "amd", "intel", "metal"]
+
+# llama-cpp-python publishes a wheel index for each of these CUDA versions (its README, "Pre-built Wheel").
+PREBUILT_CUDA = ((11, 8), (12, 1), (12, 2), (12, 3), (12, 4), (12, 5), (13, 0), (13, 2))
+VULKAN_PACKAGES = "libvulkan-dev glslc spirv-headers"
+_PCI_VENDORS: dict[str, GpuKind] = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}
+_HIP_AT_LEAST = (6, 1)  # ggml/src/ggml-hip/CMakeLists.txt refuses anything older
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was read from this machine; "" or () where there is nothing or it was not asked.
+
+    system, arch  platform.system() and platform.machine()
+    cpuinfo       text of /proc/cpuinfo
+    gpus          kinds present, the one to build for first
+    cuda_root     folder with bin/nvcc whose toolkit has cuBLAS
+    hip_root      folder with bin/hipcc
+    hip_version   text like "6.2.0-66"
+    vulkan        whether glslc and the Vulkan and SPIR-V headers are there
+    compute_caps  NVIDIA compute capabilities, like ("8.9",)
+    cuda_driver   newest CUDA version the NVIDIA driver runs, like "12.4"
+    nvcc_codes    output of `nvcc --list-gpu-code`
+    """
+
+    system: str
+    arch: str
+    cpuinfo: str = ""
+    gpus: tuple[GpuKind, ...] = ()
+    cuda_root: str = ""
+    hip_root: str = ""
+    hip_version: str = ""
+    vulkan: bool = False
+    compute_caps: tuple[str, ...] = ()
+    cuda_driver: str = ""
+    nvcc_codes: str = ""
+
+
+@dataclass(frozen=True)
+class GpuBuild:
+    """How to build for the GPU.
+
+    target      "cpu", "cuda", "hip", "vulkan" or "metal": what cmake_args build
+    cmake_args  what to add to the CPU's arguments
+    prebuilt    llama-cpp-python's wheel indexes worth trying before building, best first, like ("cu124",)
+    warning     one sentence with the command that mends it, where a GPU would stay unused or used badly
+    """
+
+    target: str
+    cmake_args: tuple[str, ...] = ()
+    prebuilt: tuple[str, ...] = ()
+    warning: str | None = None
+
+
+def display_kinds(entries: Iterable[tuple[str, str]]) -> tuple[GpuKind, ...]:
+    """GPU kinds among PCI entries (class, vendor) as sysfs writes them, in the order of preference.
+
+    Display adapters of virtual machines and of server boards' management chips are no GPUs.
+    """
+    found = {_PCI_VENDORS[vendor] for pci_class, vendor in entries if pci_class[:4] == "0x03" and vendor in _PCI_VENDORS}
+    return tuple(kind for kind in _PCI_VENDORS.values() if kind in found)
+
+
+def driver_cuda(nvidia_smi: str) -> str:
+    """The CUDA version in nvidia-smi's header ("12.4"), or "" where there is none."""
+    found = re.search(r"CUDA Version:\s*(\d+\.\d+)", nvidia_smi)
+    return found.group(1) if found else ""
+
+
+def compute_capabilities(query: str) -> tuple[str, ...]:
+    """The distinct capabilities in the output of nvidia-smi --query-gpu=compute_cap, ascending."""
+    found = {line.strip() for line in query.splitlines() if re.fullmatch(r"\s*\d+\.\d+\s*", line)}
+    return tuple(sorted(found, key=_version))
+
+
+def prebuilt_cuda(driver: str, compute_caps: tuple[str, ...]) -> tuple[str, ...]:
+    """Name of the newest wheel index that this driver and these GPUs can run, as a tuple of one or none."""
+    if not driver or not compute_caps:
+        return ()
+    oldest, newest = _version(compute_caps[0]), _version(compute_caps[-1])
+    for version in reversed(PREBUILT_CUDA):
+        low = (7, 5) if version >= (13, 0) else (6, 0)
+        high = (8, 9) if version < (12, 0) else (99, 0)
+        if version <= _version(driver) and low <= oldest and newest <= high:
+            return (f"cu{version[0]}{version[1]}",)
+    return ()
+
+
+def gpu_build(facts: Facts) -> GpuBuild:
+    """The build for the best GPU of `facts`; target "cpu" without a warning where there is none."""
+    if not facts.gpus:
+        return GpuBuild("cpu")
+    kind = facts.gpus[0]
+    if kind == "metal":
+        return GpuBuild("metal")  # on in llama.cpp's own defaults
+    if kind == "nvidia":
+        return _nvidia(facts)
+    if kind == "amd" and has_hip(facts):
+        compiler = f"{facts.hip_root}/llvm/bin/clang++"
+        return GpuBuild("hip", ("-DGGML_HIP=ON", f"-DCMAKE_HIP_COMPILER={compiler}"))
+    return _vulkan(facts, "An AMD GPU" if kind == "amd" else "An Intel GPU")
+
+
+def has_hip(facts: Facts) -> bool:
+    """Whether a ROCm toolkit is there that llama.cpp can be built with."""
+    return bool(facts.hip_root) and _version(facts.hip_version) >= _HIP_AT_LEAST
+
+
+def _nvidia(facts: Facts) -> GpuBuild:
+    if not facts.cuda_driver:
+        warning = (
+            "An NVIDIA GPU is here but its driver does not answer, so the runtime is built without it: "
+            "run `sudo apt install nvidia-driver`, restart, and run `make setup`."
+        )
+        return GpuBuild("cpu", warning=warning)
+    if facts.cuda_root:
+        args = ["-DGGML_CUDA=ON", f"-DCMAKE_CUDA_COMPILER={facts.cuda_root}/bin/nvcc"]
+        codes = [cap.replace(".", "") for cap in facts.compute_caps]
+        if codes and all(f"sm_{code}" in facts.nvcc_codes.split() for code in codes):
+            args.append(f"-DCMAKE_CUDA_ARCHITECTURES={';'.join(codes)}")  # else llama.cpp's own list of many
+        return GpuBuild("cuda", tuple(args))
+    build = _vulkan(facts, "An NVIDIA GPU")
+    if build.target == "vulkan":
+        return GpuBuild("vulkan", build.cmake_args, prebuilt_cuda(facts.cuda_driver, facts.compute_caps))
+    warning = (
+        "An NVIDIA GPU is here but the CUDA toolkit (nvcc with cuBLAS) is not, so the runtime is built without it: "
+        "run `sudo apt install nvidia-cuda-toolkit` (or install NVIDIA's own package) and then `make setup`."
+    )
+    return GpuBuild("cpu", (), prebuilt_cuda(facts.cuda_driver, facts.compute_caps), warning)
+
+
+def _vulkan(facts: Facts, who: str) -> GpuBuild:
+    if facts.vulkan:
+        return GpuBuild("vulkan", ("-DGGML_VULKAN=ON",))
+    warning = (
+        f"{who} is here but no toolkit to build for it, so the runtime is built without it: "
+        f"run `sudo apt install {VULKAN_PACKAGES}` and then `make setup`."
+    )
+    return GpuBuild("cpu", (), ("vulkan",), warning)
+
+
+def _version(text: str) -> tuple[int, int]:
+    """(major, minor) of a text that starts like "12.4"; (0, 0) of anything else."""
+    found = re.match(r"(\d+)\.(\d+)", text)
+    return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
+
+
+def probe(ask: bool = True) -> Facts:
+    """The facts of this machine. With ask=False no program is started (milliseconds) and what only a
+    program tells stays empty; never raises."""
+    gpus = _gpus()
+    nvidia = "nvidia" in gpus and ask
+    cuda_root = _cuda_root()
+    hip_root = _first_root(("ROCM_PATH", "HIP_PATH"), ("/opt/rocm", "/usr"), "bin/hipcc")
+    smi = shutil.which("nvidia-smi") or "/usr/lib/wsl/lib/nvidia-smi"
+    return Facts(
+        system=platform.system(),
+        arch=platform.machine().lower(),
+        cpuinfo=_read(Path("/proc/cpuinfo")),
+        gpus=gpus,
+        cuda_root=cuda_root,
+        hip_root=hip_root,
+        hip_version=_read(Path(hip_root, ".info/version")).strip() if hip_root else "",
+        vulkan=_has_vulkan(),
+        compute_caps=compute_capabilities(
+            _output(smi, "--query-gpu=compute_cap", "--format=csv,noheader") if nvidia else ""
+        ),
+        cuda_driver=driver_cuda(_output(smi) if nvidia else ""),
+        nvcc_codes=_output(f"{cuda_root}/bin/nvcc", "--list-gpu-code") if nvidia and cuda_root else "",
+    )
+
+
+def _gpus() -> tuple[GpuKind, ...]:
+    if platform.system() == "Darwin":
+        return ("metal",) if platform.machine() == "arm64" else ()
+    found = set(display_kinds(_pci_entries(Path("/sys/bus/pci/devices"))))
+    if not any(Path("/dev/dri").glob("renderD*")):  # a container without the device cannot use it
+        found -= {"amd", "intel"}
+    if Path("/dev/kfd").exists():
+        found.add("amd")
+    wsl = Path("/dev/dxg").exists() and Path("/usr/lib/wsl/lib/nvidia-smi").exists()
+    windows = platform.system() == "Windows" and shutil.which("nvidia-smi") is not None
+    if Path("/dev/nvidia0").exists() or wsl or windows:
+        found.add("nvidia")
+    return tuple(kind for kind in _PCI_VENDORS.values() if kind in found)
+
+
+def _pci_entries(folder: Path) -> list[tuple[str, str]]:
+    try:
+        return [(_read(device / "class").strip(), _read(device / "vendor").strip()) for device in folder.iterdir()]
+    except OSError:
+        return []
+
+
+def _cuda_root() -> str:
+    nvcc = shutil.which("nvcc")
+    beside = (str(Path(nvcc).resolve().parent.parent), str(Path(nvcc).parent.parent)) if nvcc else ()
+    for root in (os.environ.get("CUDA_HOME", ""), os.environ.get("CUDA_PATH", ""), *beside, "/usr/local/cuda"):
+        folders = [Path(root, "include"), *Path(root, "targets").glob("*/include")] if root else []
+        if folders and Path(root, "bin/nvcc").exists() and any((f / "cublas_v2.h").exists() for f in folders):
+            return root
+    return ""
+
+
+def _first_root(variables: tuple[str, ...], places: tuple[str, ...], inside: str) -> str:
+    roots = [os.environ[name] for name in variables if os.environ.get(name)] + list(places)
+    return next((root for root in roots if Path(root, inside).exists()), "")
+
+
+def _has_vulkan() -> bool:
+    sdk = os.environ.get("VULKAN_SDK", "")
+    includes = [Path(root, "include") for root in (sdk, "/usr", "/usr/local") if root]
+    headers = ("vulkan/vulkan.hpp", "spirv/unified1/spirv.hpp")
+    glslc = shutil.which("glslc") or (sdk and shutil.which("glslc", path=f"{sdk}/bin"))
+    return bool(glslc) and all(any((folder / header).exists() for folder in includes) for header in headers)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, errors="replace")
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""

@@ -1,0 +1,149 @@
+"""Loads a GGUF through llama.cpp and answers for its vocabulary; owns the llama_model pointer."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import llama_cpp.llama_cpp as lib
+
+from edgespec.backends.llama_cpp import runtime
+from edgespec.backends.llama_cpp.context import LlamaContext
+from edgespec.errors import BackendError, Cancelled, ModelUnusable
+from edgespec.types import ContextSpec
+
+ALL_LAYERS = 999
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How weights are loaded; the self-test finds which of them this host survives.
+
+    extra_buffers  repacked weights: faster passes, a second copy of them in memory
+    exact_holds    the self-test found `ContextSpec.exact` to hold here
+    """
+
+    extra_buffers: bool = True
+    exact_holds: bool = True
+    n_gpu_layers: int = ALL_LAYERS
+
+
+class LlamaModel:
+    """Loaded weights. Raises ModelUnusable where the runtime refuses the file, Cancelled where progress returned False."""
+
+    def __init__(
+        self, path: Path, options: LoadOptions, progress: Callable[[float], bool] | None = None
+    ) -> None:
+        runtime.start()
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = options.n_gpu_layers
+        params.use_extra_bufts = options.extra_buffers
+        stopped = False
+
+        def on_progress(done: float, _user: object) -> bool:
+            nonlocal stopped
+            stopped = progress is not None and not progress(done)
+            return not stopped
+
+        callback = lib.llama_progress_callback(on_progress)
+        params.progress_callback = callback
+        runtime.log.clear()
+        self._ptr = lib.llama_model_load_from_file(str(path).encode(), params)
+        if stopped:
+            self.close()
+            raise Cancelled("stopped while loading the model")
+        if not self._ptr:
+            why = runtime.log.reason() or "it gave no reason"
+            raise ModelUnusable(f"the runtime could not load {path.name}: {why}; try another file or a newer edgespec")
+        self.name = path.stem
+        self._options = options
+        self._vocab = lib.llama_model_get_vocab(self._ptr)
+        self.n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
+        self.n_ctx_train = int(lib.llama_model_n_ctx_train(self._ptr))
+        self.weight_bytes = int(lib.llama_model_size(self._ptr))
+
+    @cached_property
+    def metadata(self) -> dict[str, str]:
+        found = {}
+        for i in range(lib.llama_model_meta_count(self._ptr)):
+            key = _text(lambda b, n, i=i: lib.llama_model_meta_key_by_index(self._ptr, i, b, n))
+            found[key] = _text(lambda b, n, i=i: lib.llama_model_meta_val_str_by_index(self._ptr, i, b, n))
+        return found
+
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        return frozenset(i for i in range(self.n_vocab) if lib.llama_vocab_is_eog(self._vocab, i))
+
+    @property
+    def bos_text(self) -> str:
+        return self._token_text(lib.llama_vocab_bos(self._vocab))
+
+    @property
+    def eos_text(self) -> str:
+        return self._token_text(lib.llama_vocab_eos(self._vocab))
+
+    def _token_text(self, token: int) -> str:
+        return "" if token < 0 else bytes(lib.llama_vocab_get_text(self._vocab, token)).decode("utf-8", "replace")
+
+    @property
+    def adds_bos(self) -> bool:
+        return bool(lib.llama_vocab_get_add_bos(self._vocab))
+
+    @property
+    def chat_template(self) -> str | None:
+        text = lib.llama_model_chat_template(self._ptr, None)
+        return None if text is None else text.decode("utf-8", "replace")
+
+    @cached_property
+    def _pieces(self) -> list[bytes]:
+        buffer = ctypes.create_string_buffer(1024)
+        pieces = []
+        for token in range(self.n_vocab):
+            n = lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+            if n < 0:
+                buffer = ctypes.create_string_buffer(-n)
+                n = lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+            pieces.append(buffer.raw[: max(n, 0)])
+        return pieces
+
+    def pieces(self) -> list[bytes]:
+        return self._pieces
+
+    def tokenize(self, text: bytes, *, special: bool, add_bos: bool = False) -> list[int]:
+        room = len(text) + 8
+        while True:
+            ids = (ctypes.c_int32 * room)()
+            n = lib.llama_tokenize(self._vocab, text, len(text), ids, room, False, special)
+            if n >= 0:
+                break
+            if n == -(2**31):
+                raise BackendError(f"the text of {len(text)} bytes is too long for the tokenizer; shorten it")
+            room = -n
+        bos = lib.llama_vocab_bos(self._vocab)
+        return [*([bos] if add_bos and bos >= 0 else []), *ids[:n]]
+
+    def open(self, spec: ContextSpec) -> LlamaContext:
+        recurrent = lib.llama_model_is_recurrent(self._ptr) or lib.llama_model_is_hybrid(self._ptr)
+        return LlamaContext(
+            self._ptr,
+            spec,
+            n_vocab=self.n_vocab,
+            trees=not recurrent,
+            exact_holds=self._options.exact_holds,
+        )
+
+    def close(self) -> None:
+        if self._ptr:
+            lib.llama_model_free(self._ptr)
+            self._ptr = None
+
+
+def _text(call: Callable[[ctypes.Array[ctypes.c_char], int], int]) -> str:
+    """What a length-returning C call writes, however long."""
+    n = call(ctypes.create_string_buffer(1), 1)
+    buffer = ctypes.create_string_buffer(max(n, 0) + 1)
+    call(buffer, len(buffer))
+    return buffer.value.decode("utf-8", "replace")

@@ -1,0 +1,92 @@
+"""The shared library itself: imported once, its log captured, its build named.
+
+llama-cpp-python's module is pure ctypes; calls release the interpreter lock. Not covered: models and contexts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+from collections import deque
+from pathlib import Path
+
+import llama_cpp.llama_cpp as lib
+
+_LOG_LINES = 400
+_LEVEL_WARN, _LEVEL_ERROR, _LEVEL_CONTINUE = 3, 4, 5
+_ready = False
+
+
+class Log:
+    """The runtime's last log lines, kept instead of printed over the user's screen."""
+
+    def __init__(self) -> None:
+        self._lines: deque[tuple[int, str]] = deque(maxlen=_LOG_LINES)
+        self._partial = ""
+        self._level = 0
+
+    def feed(self, level: int, text: bytes) -> None:
+        if level != _LEVEL_CONTINUE:
+            self._level = level
+        *lines, self._partial = (self._partial + text.decode("utf-8", "replace")).split("\n")
+        self._lines.extend((self._level, line) for line in lines if line.strip())
+
+    def clear(self) -> None:
+        self._lines.clear()
+
+    def lines(self) -> list[str]:
+        return [line for _, line in self._lines]
+
+    def reason(self) -> str:
+        """The first error since the last clear, or an empty string; later ones only repeat that loading failed."""
+        return next((line.strip() for level, line in self._lines if level >= _LEVEL_ERROR and level != 5), "")
+
+
+log = Log()
+
+
+@lib.llama_log_callback  # type: ignore[untyped-decorator]
+def _on_log(level: int, text: bytes, _user: ctypes.c_void_p) -> None:
+    log.feed(level, text or b"")
+
+
+def start() -> None:
+    """Take over the log and initialise the library; idempotent."""
+    global _ready
+    if not _ready:
+        lib.llama_log_set(_on_log, ctypes.c_void_p(0))
+        lib.llama_backend_init()
+        _ready = True
+
+
+def supports_gpu() -> bool:
+    return bool(lib.llama_supports_gpu_offload())
+
+
+def n_cores() -> int:
+    """Processors this process may run on; hyper-threads counted, as the scheduler does."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows have no affinity call
+        return os.cpu_count() or 1
+
+
+def build_id() -> str:
+    """A short name for this very build on this very processor: what the self-test's answers hold for."""
+    folder = Path(lib.__file__).parent / "lib"
+    override = os.environ.get("LLAMA_CPP_LIB_PATH")
+    files = sorted(Path(override or folder).glob("*"))
+    stamp = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
+    text = repr((lib.llama_version(), lib.llama_print_system_info(), _cpu_name(), n_cores(), stamp))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        import platform
+
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -1,0 +1,1 @@
+"""Rounds: choose, draft, evaluate, verify, keep."""

@@ -1,0 +1,146 @@
+"""One conversation, round by round: choose, draft, evaluate, verify, keep (DESIGN section 2).
+
+Calls go down, steps come up; the only lasting change of a round is at its commit. Not covered: several slots in a batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from edgespec.backends.base import Progress
+from edgespec.engine.clock import TimedContext
+from edgespec.errors import BadSetting, Cancelled, ContextOverflow
+from edgespec.speculation.controllers import Controller
+from edgespec.speculation.drafters.base import Drafter
+from edgespec.speculation.sampling import Noise, Process
+from edgespec.speculation.tree import single
+from edgespec.speculation.verify import verify
+from edgespec.types import PLAIN, Choice, Ids, Prefill, Sampling, Span, Step
+
+SLOT = 0
+
+
+class Engine:
+    """Generates for one conversation at a time; keeps its cache between calls and prefills only what is new.
+
+    contexts  every timed context in play (the drafters' too), so that draft time is the runtime's own
+    """
+
+    def __init__(
+        self,
+        target: TimedContext,
+        drafters: Mapping[str, Drafter],
+        controller: Controller,
+        *,
+        method: str,
+        draft_contexts: Sequence[TimedContext] = (),
+        n_ctx_train: int | None = None,
+    ) -> None:
+        self.method = method
+        self._target, self._drafters, self._controller = target, drafters, controller
+        self._draft_contexts = draft_contexts
+        self._n_ctx_train = n_ctx_train
+        self._ids: Ids = np.zeros(target.spec.n_ctx + 1, np.int32)
+        self._n = 0
+
+    @property
+    def n_ctx(self) -> int:
+        return self._target.spec.n_ctx
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        max_tokens: int | None,
+        *,
+        end_ids: Collection[int],
+        cancelled: Callable[[], bool] | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Prefill | Step]:
+        """One Prefill, then a Step a round; the last one has a finish. Closing the iterator stops between rounds.
+
+        max_tokens None: until the context is full (finish "length"). Raises ContextOverflow when prompt and one token
+        do not fit, Cancelled when stopped before the first token; later a stop is finish "cancelled".
+        """
+        if not len(prompt):
+            raise BadSetting("the prompt is empty; give at least one token")
+        if max_tokens is not None and max_tokens < 1:
+            raise BadSetting(f"max tokens is {max_tokens} but must be at least 1")
+        if len(prompt) + 1 > self.n_ctx:
+            raise ContextOverflow(len(prompt) + 1, self.n_ctx, self._n_ctx_train)
+        for context in (self._target, *self._draft_contexts):
+            context.cancelled = cancelled
+        yield self._prefill(np.asarray(prompt, np.int32), progress)
+        n_left = min(self.n_ctx - self._n, max_tokens or self.n_ctx)
+        process, noise = Process(sampling), Noise(sampling.seed)
+        finish = None
+        while finish is None:
+            try:
+                if cancelled and cancelled():
+                    raise Cancelled("stopped")
+                step = self._round(process, noise, end_ids, n_left)
+            except Cancelled:
+                step = Step((), PLAIN, 0, 0, 0.0, 0.0, 0.0, finish="cancelled")
+            n_left -= len(step.tokens)
+            finish = step.finish
+            yield step
+
+    def _prefill(self, prompt: Ids, progress: Progress | None) -> Prefill:
+        """Commit all of the prompt but its last token, reusing what the cache already holds of it."""
+        start = time.perf_counter()
+        n_same = min(self._target.length(SLOT), len(prompt) - 1)
+        differs = np.flatnonzero(self._ids[:n_same] != prompt[:n_same])
+        n_same = int(differs[0]) if len(differs) else n_same
+        if self._target.caps.max_rollback is not None and n_same < self._target.length(SLOT):
+            n_same = 0
+        self._target.truncate(SLOT, n_same)
+        self._ids[: len(prompt)] = prompt
+        self._n = len(prompt)
+        if n_same < len(prompt) - 1:
+            self._target.prefill(SLOT, prompt[n_same:-1], progress)
+        return Prefill(len(prompt), n_same, 1e3 * (time.perf_counter() - start))
+
+    def _round(self, process: Process, noise: Noise, end_ids: Collection[int], n_left: int) -> Step:
+        start = time.perf_counter()
+        target_ms, draft_ms = self._target.ms, sum(c.ms for c in self._draft_contexts)
+        history = self._ids[: self._n]
+        choice = self._controller.choose(n_left)
+        drafter = None if choice.plain else self._drafters[choice.drafter]
+        tree = drafter.draft(history, choice, process, noise) if drafter else single(int(history[-1]))
+        rows = self._target.evaluate([Span(SLOT, tree, np.arange(len(tree), dtype=np.int32))])
+        verdict = verify(tree, rows, process, noise, history, end_ids=end_ids, max_tokens=n_left)
+        self._target.keep(SLOT, verdict.path)
+        self._ids[self._n : self._n + len(verdict.tokens)] = verdict.tokens
+        self._n += len(verdict.tokens)
+        if drafter:
+            drafter.commit(self._ids[: self._n], verdict, rows)
+        target_ms = self._target.ms - target_ms
+        draft_ms = sum(c.ms for c in self._draft_contexts) - draft_ms
+        total = 1e3 * (time.perf_counter() - start)
+        step = Step(
+            tokens=verdict.tokens,
+            choice=choice,
+            n_drafted=len(tree) - 1,
+            n_accepted=verdict.n_accepted,
+            target_ms=target_ms,
+            draft_ms=draft_ms,
+            overhead_ms=total - target_ms - draft_ms,
+            finish=verdict.finish,
+        )
+        self._controller.observe(step)
+        return step
+
+    def close(self) -> None:
+        for drafter in self._drafters.values():
+            drafter.close()
+        self._target.close()
+
+
+def fixed(method: str, shape: str, nodes: int, depth: int) -> Choice:
+    """The choice a named method and shape stand for."""
+    if method == "plain":
+        return PLAIN
+    return Choice(method, rows=nodes, depth=depth, width=1 if shape == "chain" else min(nodes, 8))

@@ -1,0 +1,1 @@
+"""Drafting, trees, sampling, verification and control: pure numpy over backends.base."""

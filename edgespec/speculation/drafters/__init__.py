@@ -1,0 +1,1 @@
+"""Sources of drafts; each implements `base.Drafter`."""

@@ -1,0 +1,31 @@
+"""What every source of drafts does; no inheritance, sharing is done by passing."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from edgespec.speculation.sampling import Noise, Process
+from edgespec.types import Choice, Ids, Rows, TokenTree, Verdict
+
+
+class Drafter(Protocol):
+    """Drafts for one slot's conversation."""
+
+    @property
+    def needs_hidden(self) -> bool:
+        """Whether commit wants rows.hidden."""
+        ...
+
+    def draft(self, history: Ids, choice: Choice, process: Process, noise: Noise) -> TokenTree:
+        """A tree below the last id of history (the pending token), at most choice.rows nodes with it.
+
+        history: every id so far, append-only within an answer; a drafter that was idle, or whose conversation was
+        replaced, catches up here. Free of lasting effects on what is learnt.
+        """
+        ...
+
+    def commit(self, history: Ids, verdict: Verdict, rows: Rows) -> None:
+        """Take over what was accepted and learn from it; history already ends with verdict.tokens."""
+        ...
+
+    def close(self) -> None: ...

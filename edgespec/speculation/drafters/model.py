@@ -1,0 +1,104 @@
+"""Drafts from a second, smaller model with the target's vocabulary.
+
+Children are ranked with the target's own noise (DESIGN section 3), so the first child is likely to be the very draw.
+The drafter's cache follows the accepted path: each node is read once, and what a round left unread of the accepted text
+goes in front of the next round's first pass. Not covered: other vocabularies, trimmed heads (the backend's affair).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgespec.backends.base import Context
+from edgespec.speculation.drafters.agreement import Agreement
+from edgespec.speculation.policies import Children, grow, limits_of
+from edgespec.speculation.sampling import Noise, Process
+from edgespec.speculation.tree import GrowingTree
+from edgespec.types import Choice, Ids, Rows, Span, TokenTree, Verdict
+
+# Candidates normalised over at temperature 0, where no sampling setting bounds them.
+N_GREEDY = 16
+# More unread tokens than this are prefilled (no rows) before the first wave.
+MAX_LEAD = 8
+
+
+class ModelDrafter:
+    """Drafts for slot 0 of its context, which it owns."""
+
+    needs_hidden = False
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._cached: Ids = np.zeros(0, np.int32)
+        self._agreement = {True: Agreement(), False: Agreement()}
+        self._clear()
+
+    def _clear(self) -> None:
+        self._places: Ids = np.zeros(0, np.int32)
+        self._n_lead = 0
+        self._scored: dict[int, tuple[Ids, np.ndarray]] = {}  # type: ignore[type-arg]
+
+    def draft(self, history: Ids, choice: Choice, process: Process, noise: Noise) -> TokenTree:
+        self._clear()
+        lead = self._catch_up(history)
+        self._n_lead = len(lead)
+        tree = GrowingTree(lead, capacity=4 * choice.rows + MAX_LEAD)
+        self._greedy = process.sampling.greedy
+        limits = limits_of(choice, self._context.caps.max_leaves)
+
+        def read(nodes: Ids) -> Children:
+            return self._read(tree, nodes, choice.width, history, process, noise)
+
+        drafted, self._places = grow(tree, read, limits)
+        return drafted
+
+    def _catch_up(self, history: Ids) -> list[int]:
+        """Bring the cache to a prefix of history and return what it lacks, at most MAX_LEAD tokens."""
+        n_same = min(len(self._cached), len(history) - 1)
+        differs = np.flatnonzero(self._cached[:n_same] != history[:n_same])
+        n_same = int(differs[0]) if len(differs) else n_same
+        self._context.truncate(0, n_same)
+        self._cached = self._cached[:n_same]
+        if len(history) - n_same > MAX_LEAD:
+            self._context.prefill(0, history[n_same:-1])
+            self._cached = history[:-1].copy()
+        return [int(t) for t in history[len(self._cached) :]]
+
+    def _read(
+        self, tree: GrowingTree, nodes: Ids, width: int, history: Ids, process: Process, noise: Noise
+    ) -> Children:
+        n_silent = 0
+        asked = nodes
+        if len(nodes) == 1 and nodes[0] == tree.root:
+            asked, n_silent = np.arange(tree.root + 1, dtype=np.int32), tree.root
+        rows = self._context.evaluate([Span(0, tree.view(), asked, n_silent)])
+        parents, tokens, logprobs = [], [], []
+        for node, row in zip(nodes.tolist(), rows.logits, strict=True):
+            path = tree.path_tokens(node) if process.edits else ()
+            dist = process.candidates(history, path, row, rows.ids, N_GREEDY)
+            score = dist.logprob
+            if not self._greedy:
+                position = len(history) + int(tree.depth[node]) - tree.root
+                score = score + noise.gumbel(position, dist.ids)
+            self._scored[node] = dist.ids, score
+            logprob = self._agreement[self._greedy].logprob(score)
+            best = np.argsort(-score, kind="stable")[:width]
+            parents.append(np.full(len(best), node, np.int32))
+            tokens.append(dist.ids[best])
+            logprobs.append(logprob[best])
+        return Children(np.concatenate(parents), np.concatenate(tokens), np.concatenate(logprobs))
+
+    def commit(self, history: Ids, verdict: Verdict, rows: Rows) -> None:
+        path = self._places[list(verdict.path)].tolist()
+        for node, token in zip(path, verdict.tokens, strict=True):
+            if node in self._scored:
+                ids, score = self._scored[node]
+                hit = np.flatnonzero(ids == token)
+                self._agreement[self._greedy].observe(score, int(hit[0]) if len(hit) else None)
+        self._context.keep(0, [*range(self._n_lead - 1), *path])
+        n_known = self._context.length(0)
+        self._cached = np.concatenate([self._cached, history[len(self._cached) : n_known]])
+        self._clear()
+
+    def close(self) -> None:
+        self._context.close()

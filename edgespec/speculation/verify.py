@@ -1,0 +1,49 @@
+"""Draw and match: walk the tree along the target's own draws (SpecExec's walk, pillars.md section 4, drawn lazily).
+
+Lossless for any tree from any drafter: every emitted token is the target's own draw at its place, and the tree only decides
+how many of them one pass yields. Not covered: rejection sampling against draft probabilities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from edgespec.speculation.sampling import Noise, Process, draw
+from edgespec.types import FinishReason, Ids, Rows, TokenTree, Verdict
+
+
+def verify(
+    tree: TokenTree,
+    rows: Rows,
+    process: Process,
+    noise: Noise,
+    history: Ids,
+    *,
+    end_ids: Collection[int],
+    max_tokens: int,
+) -> Verdict:
+    """The accepted path and the bonus token, cut at the first end token and at max_tokens (1 or more).
+
+    rows: one a node of the tree, in its order. history: every id up to and with the pending token.
+    """
+    node, path, tokens = 0, [0], []
+    finish: FinishReason | None = None
+    parents, drafted = tree.parent, tree.token
+    while True:
+        dist = process(history, tokens, rows.logits[node], rows.ids)
+        token = draw(dist, noise, len(history) + len(tokens))
+        tokens.append(token)
+        if token in end_ids:
+            finish = "stop"
+            break
+        if len(tokens) >= max_tokens:
+            finish = "length"
+            break
+        match = np.flatnonzero((parents == node) & (drafted == token))
+        if not len(match):
+            break
+        node = int(match[0])
+        path.append(node)
+    return Verdict(tuple(path), tuple(tokens), finish)
