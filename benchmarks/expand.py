@@ -2,13 +2,14 @@
 
     python benchmarks/expand.py edgespec/demo/demo.gguf --shape 1b --type f16 -o demo-1b-f16.gguf
 
-The file costs what a real model of that shape costs (bytes, multiplications, KV cache) and says what the small
-model says, so acceptance and speed can be measured together without a large download. expansion.py has the recipe.
-Tensors are made and written one at a time; tokenizer, chat template and all other metadata are the source's.
-The last line printed is a JSON object.
+The file costs what a real model of that shape costs (bytes, multiplications, KV cache) and says what the
+small model says, so acceptance and speed can be measured together without a large download; expansion.py has
+the recipe. Tensors are made and written one at a time; tokenizer, chat template and all other metadata are
+the source's. The last line printed is a JSON object.
 
-Not covered: whether zeros cost less power than a real model's weights; methods that profit from zeros or identity
-layers (layer skipping, pruning) look better here than on a real model; quantising a two-term q4_0 file once more.
+Not covered: whether zeros cost less power than a real model's weights. Methods that profit from zeros or from
+identity layers (layer skipping, pruning) look better here than on a real model; one that quantises a two-term
+q4_0 file once more looks worse.
 """
 
 import argparse
@@ -103,7 +104,7 @@ def changed_metadata(source: Source, expansion: Expansion, label: str) -> dict[s
 def expand(
     source_path: Path, target: Shape, precision: Precision, out: Path, label: str = "custom", seed: int = 0
 ) -> int:
-    """Writes the expansion to out (whole or not at all) and returns its bytes; raises ExpansionError, OSError."""
+    """Writes the expansion to out, whole or not at all; returns its bytes; raises ExpansionError, OSError."""
     source = Source(source_path)
     expansion = Expansion(source.shape, source.weight, target, precision, seed)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
@@ -130,6 +131,7 @@ def expand(
         n_bytes = part.stat().st_size
         os.replace(part, out)
     finally:
+        writer.close()
         part.unlink(missing_ok=True)
     return n_bytes
 
@@ -138,7 +140,8 @@ def tensor_kind(name: str, precision: Precision) -> Kind:
     """Returns how a tensor is stored: norms in f32, the embedding and the matrices as the precision says."""
     if "norm" in name:
         return Kind.F32
-    return precision.embedding if name == "token_embd.weight" else precision.matrix
+    kind: Kind = precision.embedding if name == "token_embd.weight" else precision.matrix
+    return kind
 
 
 def main(arguments: list[str] | None = None) -> int:

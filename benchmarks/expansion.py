@@ -1,4 +1,4 @@
-"""The recipe that gives a small llama model the shape of a bigger one without changing its output; numpy only.
+"""Tensors of a small llama model in the shape of a bigger one, with unchanged output; numpy only.
 
 - Residual: the source's rows come first, every other row stays exactly zero (embeddings and the writers
   attn_output and ffn_down have zeros there). RMSNorm then sees a mean smaller by d/D: weight times sqrt(d/D),
@@ -6,15 +6,16 @@
 - Layers: the source's are spread evenly; an added one is the identity, since its writers are zero.
 - Query heads of a KV group are spread over the target's groups, a KV head being repeated where a group is too
   small for all of them; the columns of attn_output that added heads feed are zero.
-- Head size times r: rotary pair k moves to pair r*k, which turns at the same rate; queries times sqrt(r); the keys
-  of the new pairs are zero; the values of the new dimensions meet zero columns.
+- Head size times r: rotary pair k moves to pair r*k, which turns at the same rate; queries times sqrt(r); the
+  keys of the new pairs are zero; the values of the new dimensions meet zero columns.
 - Four bits: rounding once would change what the model says. There the residual holds the source twice
   (n_terms = 2): the first copy meets the rounded weights, the second the rounded rest, and the sum is good to
   about eight bits.
 - Every value that cannot reach the output is random (seeded), with the spread of the source's tensor.
 
-Not covered: biases, scaled rotary positions, separate output heads (the vocabulary and its tied embedding stay the
-source's, so the head is cheaper than the real model's), mixtures of experts.
+Not covered: biases, scaled rotary positions, separate output heads (the vocabulary and its tied embedding
+stay the source's, so the head is cheaper than the real model's), mixtures of experts (each expert a copy of the
+ffn with its own filler and a random router would do: the chosen experts' weights sum to one).
 """
 
 import math
@@ -60,7 +61,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Precision:
-    """How a file stores its matrices (norms are always f32); file_type is llama.cpp's number for the mixture."""
+    """How a file stores its matrices (norms: always f32); file_type is llama.cpp's number for the mixture."""
 
     matrix: Kind
     embedding: Kind
@@ -78,7 +79,7 @@ PRECISIONS = {
 
 
 def tensor_sizes(shape: Shape, n_vocab: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yields name and size ([n_out, n_in] or [n]) of every tensor of a tied dense llama model, in file order."""
+    """Yields name and size, [n_out, n_in] or [n], of each tensor of a tied dense llama, in file order."""
     n_query, n_kv = shape.n_head * shape.head_dim, shape.n_head_kv * shape.head_dim
     yield "token_embd.weight", (n_vocab, shape.n_embd)
     yield "output_norm.weight", (shape.n_embd,)
@@ -96,7 +97,7 @@ def tensor_sizes(shape: Shape, n_vocab: int) -> Iterator[tuple[str, tuple[int, .
 
 @dataclass(frozen=True)
 class Places:
-    """Where each source index lives in the target: int arrays [n_copies, n_source]; every copy holds it all."""
+    """Where each source index lives in the target: int arrays [n_copies, n_source], a row for each copy."""
 
     layer: tuple[int, ...]  # target layer of each source layer
     embd: np.ndarray
@@ -123,7 +124,8 @@ def place(source: Shape, target: Shape, n_terms: int) -> Places:
     query_head = serving * target.n_group + nth % target.n_group
 
     def rows(heads: np.ndarray, dims: np.ndarray) -> np.ndarray:
-        return (heads[..., None] * target.head_dim + dims).reshape(len(heads), -1)
+        index: np.ndarray = heads[..., None] * target.head_dim + dims
+        return index.reshape(len(heads), -1)
 
     return Places(
         layer=tuple(i * target.n_layer // source.n_layer for i in range(source.n_layer)),
@@ -137,7 +139,7 @@ def place(source: Shape, target: Shape, n_terms: int) -> Places:
 
 
 def check_fit(source: Shape, target: Shape, n_terms: int, n_copies: int) -> None:
-    """Raises ExpansionError, with both numbers, for the first size of the target that cannot hold the source."""
+    """Raises ExpansionError, with both numbers, for the first size that cannot hold the source."""
     needs = {
         "n_embd": n_terms * source.n_embd,
         "n_layer": source.n_layer,
@@ -180,14 +182,16 @@ class Expansion:
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
         if name == "token_embd.weight":
             return self.embedding(size)
-        if name == "output_norm.weight":  # the later copies stay out of the tied head
-            return self.norm(self.weight(name), self.places.embd, 1, rng)
+        if name == "output_norm.weight":
+            out = self.norm(self.weight(name), self.places.embd, rng)
+            out[self.places.embd[1:]] = 0  # the tied head would count every copy
+            return out
         _, layer, role, _ = name.split(".")
         real = int(layer) in self.places.layer
         like = self.places.layer.index(int(layer)) if real else int(layer) % self.source.n_layer
         weight = self.weight(f"blk.{like}.{role}.weight")
         if role in ("attn_norm", "ffn_norm"):
-            return self.norm(weight, self.places.embd if real else self.places.embd[:0], None, rng)
+            return self.norm(weight, self.places.embd if real else self.places.embd[:0], rng)
         out = self.filler(role, weight, size, rng)
         if real:
             self.lay(role, weight, out)
@@ -200,15 +204,11 @@ class Expansion:
             table[:, columns] = self.weight("token_embd.weight")
         return table
 
-    def norm(
-        self, weight: np.ndarray, copies: np.ndarray, n_seen: int | None, rng: np.random.Generator
-    ) -> np.ndarray:
-        """Returns the scaled norm weight at the copies, zero from copy n_seen on, random beyond the residual."""
+    def norm(self, weight: np.ndarray, copies: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Returns a norm weight: the source's, scaled, at the copies and random elsewhere."""
         weight = weight * np.float32(math.sqrt(self.shrink))
-        out = (weight.mean() * rng.uniform(0.5, 1.5, self.target.n_embd)).astype(np.float32)
+        out: np.ndarray = (weight.mean() * rng.uniform(0.5, 1.5, self.target.n_embd)).astype(np.float32)
         out[copies] = weight
-        if n_seen is not None:
-            out[copies[n_seen:]] = 0
         return out
 
     def filler(
@@ -222,7 +222,7 @@ class Expansion:
         return out
 
     def lay(self, role: str, weight: np.ndarray, out: np.ndarray) -> None:
-        """Lays a source matrix over the filler: every output copy reads term i of the weight from input copy i."""
+        """Lays a source matrix over the filler; every output copy reads term i from input copy i."""
         places = self.places
         rows, columns = {
             "attn_q": (places.query, places.embd),

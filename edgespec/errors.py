@@ -29,11 +29,7 @@ class ContextOverflow(DoesNotFit):
 
     def __init__(self, n_needed: int, n_ctx: int, n_ctx_train: int | None = None) -> None:
         self.n_needed, self.n_ctx = n_needed, n_ctx
-        more = (
-            f" or raise --context (up to {n_ctx_train})"
-            if n_ctx_train is not None and n_ctx_train > n_ctx
-            else ""
-        )
+        more = f" or raise --context (up to {n_ctx_train})" if n_ctx_train is not None and n_ctx_train > n_ctx else ""
         super().__init__(
             f"the prompt with one token of answer needs {n_needed} tokens, which exceeds the available "
             f"context size of {n_ctx}; shorten it{more}"

@@ -21,6 +21,9 @@ Floats = NDArray[np.float32]
 FinishReason = Literal["stop", "length", "cancelled"]
 
 KV_TYPES = ("f16", "q8_0", "q4_0")
+METHODS = ("auto", "plain", "model")
+SHAPES = ("auto", "chain", "tree")
+MAX_NODES = 512
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,9 @@ class Sampling:
         _check("seed", self.seed, 0, 2**64 - 1)
         for token, bias in self.logit_bias:
             if token < 0 or math.isnan(bias) or bias == math.inf:
-                raise BadSetting(f"logit bias of {bias:g} for token {token} must be a number below infinity for an id of 0 or more")
+                raise BadSetting(
+                    f"logit bias of {bias:g} for token {token} must be a number below infinity for an id of 0 or more"
+                )
 
     @property
     def greedy(self) -> bool:
@@ -242,10 +247,9 @@ class Prefill:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user asked of a model to be loaded; None means the plan decides.
+    """What the user asked of a model to be loaded; None means the plan decides. Raises BadSetting.
 
-    draft   a name, a path, "none", or None
-    method  "auto", "plain" or "model"; shape "auto", "chain" or "tree"
+    draft  a name, a path, "none", or None
     """
 
     model: str | None = None
@@ -258,6 +262,27 @@ class Settings:
     kv: str = "f16"
     exact: bool = False
     threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("method", self.method, METHODS),
+            ("shape", self.shape, SHAPES),
+            ("kv", self.kv, KV_TYPES),
+        ):
+            if value not in known:
+                raise BadSetting(f"--{name} {value} is unknown; use one of {', '.join(known)}")
+        for name, number, high in (
+            ("nodes", self.nodes, MAX_NODES),
+            ("depth", self.depth, MAX_NODES),
+            ("context", self.context, 2**24),
+            ("threads", self.threads, 1024),
+        ):
+            if number is not None and not 1 <= number <= high:
+                raise BadSetting(f"--{name} is {number} but must be between 1 and {high}")
+        if self.method == "plain" and self.draft not in (None, "none"):
+            raise BadSetting(f"--method plain uses no drafter, but -d {self.draft} names one; leave one of them out")
+        if self.method == "model" and self.draft == "none":
+            raise BadSetting("--method model needs a drafter, but -d none forbids one; leave one of them out")
 
 
 @dataclass(frozen=True)

@@ -63,9 +63,7 @@ class FakeModel:
 
     def pieces(self) -> list[bytes]:
         """Ids below 256 are bytes, the end ids say nothing, the rest spell their number."""
-        return [
-            b"" if i in self.end_ids else bytes([i]) if i < 256 else f"<{i}>".encode() for i in range(self.n_vocab)
-        ]
+        return [b"" if i in self.end_ids else bytes([i]) if i < 256 else f"<{i}>".encode() for i in range(self.n_vocab)]
 
     def tokenize(self, text: bytes, *, special: bool, add_bos: bool = False) -> list[int]:
         return [b % self.n_vocab for b in text]

@@ -53,9 +53,7 @@ class Children:
     logprob: NDArray[np.floating]
 
 
-def grow(
-    tree: GrowingTree, read: Callable[[Ids], Children], limits: Limits
-) -> tuple[TokenTree, Ids]:
+def grow(tree: GrowingTree, read: Callable[[Ids], Children], limits: Limits) -> tuple[TokenTree, Ids]:
     """The best-scored tree within the limits, and where its nodes stand in `tree`.
 
     read(nodes) evaluates nodes of `tree` in one pass; its children's logprobs must not be positive.
@@ -75,7 +73,7 @@ def grow(
         children = read(wave)
         score = tree.score[children.parent] + np.minimum(children.logprob, 0)
         floor = max(_nth_best(np.concatenate([tree.score[tree.root :], score]), limits.rows), log_min)
-        good = score >= floor
+        good = (score >= floor) & (score > -np.inf)
         parent = children.parent[good]
         tree.append(children.token[good], parent, tree.depth[parent] + 1, score[good])
         closed = np.concatenate([closed, np.zeros(len(parent), bool)])
@@ -92,9 +90,7 @@ def _wave(tree: GrowingTree, closed: NDArray[np.bool_], limits: Limits, log_reac
     return open_nodes[np.argsort(-score, kind="stable")[: limits.n_beams]].astype(np.int32)
 
 
-def _within_tips(
-    wave: Ids, parents: Ids, has_child: set[int], n_tips: int, n_leaves: int
-) -> tuple[Ids, int]:
+def _within_tips(wave: Ids, parents: Ids, has_child: set[int], n_tips: int, n_leaves: int) -> tuple[Ids, int]:
     """The part of a wave that the drafter's sequences can hold: a second child below a node starts a new tip."""
     kept = []
     for node in wave.tolist():

@@ -21,52 +21,58 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _U64 = 2**64 - 1
 _FULL_SORT_BELOW = 1024
+# Columns looked at first where no top-k bounds them.
+_FIRST_LOOK = 512
 
 
 @dataclass(frozen=True)
 class Dist:
-    """What may come next: ids int32 [k], likeliest first, and their log-probabilities float32 [k]."""
+    """What may come next, a row each: ids int32 [m, k], likeliest first, and log-probabilities float32 [m, k] (-inf: cut)."""
 
     ids: Ids
     logprob: Floats
 
 
-def top_k(row: Floats, k: int) -> tuple[Ids, Floats]:
-    """The k largest of a row, largest first, equal ones by lower id: (ids int32 [k], values float32 [k]).
+def top_k(rows: Floats, k: int) -> tuple[Ids, Floats]:
+    """The k largest of each row, largest first, equal ones by lower id: ids int32 [m, k], values float32 [m, k].
 
-    Maxima of interleaved blocks first, then only the blocks that can matter: sorting or partitioning a row of 152k
-    costs more than a small draft step.
+    Raises DecodeFailed where a row is not a number.
     """
-    n = len(row)
-    if k == 1:
-        best = int(row.argmax())
-        ids, values = np.array([best], np.int32), row[best : best + 1]
-    elif n <= _FULL_SORT_BELOW or k * 8 >= n:
-        ids = np.argsort(-row, kind="stable")[:k].astype(np.int32)
-        values = row[ids]
-    else:
-        size = int((n / k) ** 0.5)
-        n_blocks = n // size
-        maxima = row[: size * n_blocks].reshape(size, n_blocks).max(axis=0)
-        floor = np.partition(maxima, n_blocks - k)[n_blocks - k]
-        columns = np.flatnonzero(maxima >= floor)
-        candidates = (columns + np.arange(0, size * n_blocks, n_blocks)[:, None]).ravel()
-        if n > size * n_blocks:
-            candidates = np.concatenate([candidates, np.arange(size * n_blocks, n)])
-        values = row[candidates]
-        kept = values >= floor
-        candidates, values = candidates[kept], values[kept]
-        order = np.lexsort((candidates, -values))[:k]
-        ids, values = candidates[order].astype(np.int32), values[order]
-    if values[0] != values[0]:
+    ids = np.empty((len(rows), k), np.int32)
+    values = np.empty((len(rows), k), np.float32)
+    for i, row in enumerate(rows):
+        ids[i] = at = [row.argmax()] if k == 1 else _best_columns(row, k)
+        values[i] = row[at]
+    if np.isnan(values[:, 0]).any():
         raise DecodeFailed("the runtime returned a row that is not a number; the model file is probably damaged")
     return ids, values
+
+
+def _best_columns(row: Floats, k: int) -> NDArray[np.integer]:
+    """Maxima of interleaved blocks first, then only the blocks that can matter: sorting or partitioning a row of 152k
+    costs more than a small draft step."""
+    n = len(row)
+    if n <= _FULL_SORT_BELOW or k * 8 >= n:
+        return np.asarray(np.argsort(-row, kind="stable")[:k])
+    size = int((n / k) ** 0.5)
+    n_blocks = n // size
+    n_inside = size * n_blocks
+    maxima = row[:n_inside].reshape(size, n_blocks).max(axis=0)
+    floor = np.partition(maxima, n_blocks - k)[n_blocks - k]
+    columns = (maxima >= floor).nonzero()[0]
+    columns = (columns + np.arange(0, n_inside, n_blocks)[:, None]).ravel()
+    if n > n_inside:
+        columns = np.concatenate([columns, np.arange(n_inside, n)])
+    values = row.take(columns)
+    kept = (values >= floor).nonzero()[0]
+    columns, values = columns.take(kept), values.take(kept)
+    return np.asarray(columns[np.lexsort((columns, -values))[:k]])
 
 
 def log_softmax(values: NDArray[np.floating]) -> NDArray[np.floating]:
     """Along the last axis; -inf stays -inf."""
     shifted = values - values.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
 class Noise:
@@ -75,10 +81,10 @@ class Noise:
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
-    def gumbel(self, position: int, ids: Ids) -> NDArray[np.float64]:
-        """One value an id; position is the index of the token being drawn in the whole conversation."""
-        key = _mix(_mix(self._seed) + (position + 1) * _GOLDEN)
-        x = ids.astype(np.uint64) * np.uint64(_GOLDEN) + np.uint64(key)
+    def gumbel(self, positions: Sequence[int], ids: Ids) -> NDArray[np.float64]:
+        """One value an id of ids [m, k]; positions: a row each, the index of the token being drawn in the conversation."""
+        keys = [_mix(_mix(self._seed) + (position + 1) * _GOLDEN) for position in positions]
+        x = ids.astype(np.uint64) * np.uint64(_GOLDEN) + np.array(keys, np.uint64)[:, None]
         x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX_1)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX_2)
         uniform = ((x ^ (x >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53 + 2.0**-54
@@ -103,73 +109,79 @@ class Process:
             and (sampling.repeat_penalty, sampling.presence_penalty, sampling.frequency_penalty) != (1, 0, 0)
         )
 
-    def __call__(self, history: Ids, path: Sequence[int], row: Floats, ids: Ids | None = None) -> Dist:
-        """The distribution after history + path; at temperature 0 all of it lies on the best id.
+    def __call__(self, history: Ids, paths: Sequence[Sequence[int]], rows: Floats, ids: Ids | None = None) -> Dist:
+        """The distributions after history + each path; at temperature 0 all of it lies on the best id.
 
-        row: float32 [k] logits; ids names its columns (None: the column is the id).
+        rows: float32 [m, k] logits, one a path; ids names the columns (None: the column is the id).
         """
+        rows = self._edited(history, paths, rows, ids)
         if self.sampling.greedy:
-            columns, values = top_k(self._edited(history, path, row, ids), 1)
+            columns, values = top_k(rows, 1)
             return Dist(columns if ids is None else ids[columns], values - values)
-        return self._cut(self._edited(history, path, row, ids), ids)
+        columns, values, log_total = self._ordered(rows)
+        kept = self._kept(values, log_total)
+        scaled = np.where(kept, values / np.float32(self.sampling.temperature), -np.inf)
+        return Dist(columns if ids is None else ids[columns], log_softmax(scaled).astype(np.float32))
 
     def candidates(
-        self, history: Ids, path: Sequence[int], row: Floats, ids: Ids | None, n_greedy: int
+        self, history: Ids, paths: Sequence[Sequence[int]], rows: Floats, ids: Ids | None, n_greedy: int
     ) -> Dist:
-        """What a drafter ranks: the same distribution, but at temperature 0 the n_greedy best ids by raw logit."""
+        """What a drafter ranks: the same distributions, but at temperature 0 the n_greedy best ids by raw logit."""
         if not self.sampling.greedy:
-            return self(history, path, row, ids)
-        columns, values = top_k(self._edited(history, path, row, ids), min(n_greedy, len(row)))
+            return self(history, paths, rows, ids)
+        columns, values = top_k(self._edited(history, paths, rows, ids), min(n_greedy, rows.shape[1]))
         return Dist(columns if ids is None else ids[columns], values)
 
-    def _edited(self, history: Ids, path: Sequence[int], row: Floats, ids: Ids | None) -> Floats:
+    def _edited(self, history: Ids, paths: Sequence[Sequence[int]], rows: Floats, ids: Ids | None) -> Floats:
+        """Rows with logit bias and penalties applied, copied only where there are any."""
         if not self.edits:
-            return row
-        s, row = self.sampling, row.copy()
+            return rows
+        s, rows = self.sampling, rows.copy()
         columns = None if ids is None else {int(t): c for c, t in enumerate(ids)}
-        for token, bias in s.logit_bias:
-            at = token if columns is None else columns.get(token, -1)
-            if 0 <= at < len(row):
-                row[at] += bias
-        recent = [*history[len(history) - max(s.penalty_last_n - len(path), 0) :].tolist(), *path]
-        recent = recent[-s.penalty_last_n :] if s.penalty_last_n else []
-        for token in set(recent):
-            at = token if columns is None else columns.get(token, -1)
-            if at >= 0:
-                value = float(row[at])
-                value = value * s.repeat_penalty if value <= 0 else value / s.repeat_penalty
-                row[at] = value - recent.count(token) * s.frequency_penalty - s.presence_penalty
-        return row
+        for row, path in zip(rows, paths, strict=True):
+            for token, bias in s.logit_bias:
+                at = token if columns is None else columns.get(token, -1)
+                if 0 <= at < len(row):
+                    row[at] += bias
+            recent = [*history[max(len(history) - s.penalty_last_n, 0) :].tolist(), *path]
+            recent = recent[len(recent) - min(s.penalty_last_n, len(recent)) :]
+            for token in set(recent):
+                at = token if columns is None else columns.get(token, -1)
+                if at >= 0:
+                    value = float(row[at])
+                    value = value * s.repeat_penalty if value <= 0 else value / s.repeat_penalty
+                    row[at] = value - recent.count(token) * s.frequency_penalty - s.presence_penalty
+        return rows
 
-    def _cut(self, row: Floats, ids: Ids | None) -> Dist:
-        s = self.sampling
+    def _ordered(self, rows: Floats) -> tuple[Ids, Floats, NDArray[np.floating] | None]:
+        """Columns and logits, best first, as many as the cuts can keep; and log of the whole mass, [m, 1], where top-k
+        does not define it (None: the mass of the columns returned)."""
+        s, n = self.sampling, rows.shape[1]
         if s.top_k:
-            columns, values = top_k(row, min(s.top_k, len(row)))
-            probs = _softmax(values) if s.top_p < 1 else None
-        elif s.top_p < 1 or s.min_p == 0:
-            columns, values = top_k(row, len(row))
-            probs = _softmax(values) if s.top_p < 1 else None
-        else:
-            within = np.flatnonzero(row >= row.max() + np.log(s.min_p)).astype(np.int32)
-            order = np.lexsort((within, -row[within]))
-            columns, values, probs = within[order], row[within[order]], None
-        n = len(values)
-        if probs is not None:
-            n = min(n, int(np.searchsorted(np.cumsum(probs), s.top_p)) + 1)
+            return (*top_k(rows, min(s.top_k, n)), None)
+        best = rows.max(axis=1, keepdims=True)
+        log_total = best + np.log(np.exp(rows - best).sum(axis=1, keepdims=True))
+        columns, values = top_k(rows, min(_FIRST_LOOK, n))
+        by_min_p = s.min_p > 0 and bool((values[:, -1:] < best + np.log(s.min_p)).all())
+        by_top_p = s.top_p < 1 and bool((np.exp(values - log_total).sum(axis=1) >= s.top_p).all())
+        if len(values[0]) < n and not by_min_p and not by_top_p:
+            columns, values = top_k(rows, n)
+        return columns, values, log_total
+
+    def _kept(self, values: Floats, log_total: NDArray[np.floating] | None) -> NDArray[np.bool_]:
+        """Which of the ordered columns top-p and min-p leave; the first always."""
+        s = self.sampling
+        kept = np.ones(values.shape, bool)
+        if s.top_p < 1:
+            logprob = log_softmax(values) if log_total is None else values - log_total
+            kept[:, 1:] = np.cumsum(np.exp(logprob), axis=1)[:, :-1] < s.top_p
         if s.min_p > 0:
-            floor = values[0] + np.log(s.min_p)
-            n = max(1, min(n, int(np.searchsorted(-values, -floor, side="right"))))
-        logprob = log_softmax(values[:n] / np.float32(s.temperature)).astype(np.float32)
-        return Dist(columns[:n] if ids is None else ids[columns[:n]], logprob)
-
-
-def _softmax(values: Floats) -> NDArray[np.floating]:
-    weights = np.exp(values - values[0])
-    return weights / weights.sum()
+            kept &= values >= values[:, :1] + np.float32(np.log(s.min_p))
+        return kept
 
 
 def draw(dist: Dist, noise: Noise, position: int) -> int:
-    """An exact draw from the distribution."""
-    if len(dist.ids) == 1:
-        return int(dist.ids[0])
-    return int(dist.ids[np.argmax(dist.logprob + noise.gumbel(position, dist.ids))])
+    """An exact draw from a distribution of one row; position is the index of the token being drawn."""
+    if dist.ids.shape[1] == 1:
+        return int(dist.ids[0, 0])
+    return int(dist.ids[0, np.argmax(dist.logprob + noise.gumbel([position], dist.ids))])

@@ -29,7 +29,11 @@ class GrowingTree:
         self.append(np.asarray(lead, np.int32), arange - 1, arange, np.zeros(len(lead)))
 
     def append(
-        self, token: Ids, parent: np.ndarray, depth: np.ndarray, score: np.ndarray  # type: ignore[type-arg]
+        self,
+        token: Ids,
+        parent: np.ndarray,
+        depth: np.ndarray,
+        score: np.ndarray,
     ) -> None:
         start, self.n = self.n, self.n + len(token)
         if self.n > len(self._token):
@@ -50,7 +54,7 @@ class GrowingTree:
         return self._parent[: self.n]
 
     @property
-    def depth(self) -> np.ndarray:  # type: ignore[type-arg]
+    def depth(self) -> np.ndarray:
         """Depth below the first lead token; the pending token stands at `root`."""
         return self._depth[: self.n]
 

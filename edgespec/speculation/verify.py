@@ -28,11 +28,12 @@ def verify(
 
     rows: one a node of the tree, in its order. history: every id up to and with the pending token.
     """
-    node, path, tokens = 0, [0], []
+    node, path = 0, [0]
+    tokens: list[int] = []
     finish: FinishReason | None = None
     parents, drafted = tree.parent, tree.token
     while True:
-        dist = process(history, tokens, rows.logits[node], rows.ids)
+        dist = process(history, [tokens], rows.logits[node : node + 1], rows.ids)
         token = draw(dist, noise, len(history) + len(tokens))
         tokens.append(token)
         if token in end_ids:

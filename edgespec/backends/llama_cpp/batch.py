@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from edgespec.types import Ids
 
 
-def _pointer(array: np.ndarray, kind: type) -> object:  # type: ignore[type-arg]
+def _pointer(array: np.ndarray, kind: type) -> object:
     return array.ctypes.data_as(ctypes.POINTER(kind))
 
 
@@ -36,9 +36,7 @@ class Batch:
             logits=_pointer(self.wants_row, ctypes.c_int8),
         )
 
-    def fill(
-        self, tokens: ArrayLike, pos: ArrayLike, seqs: int | Sequence[Sequence[int]], n_silent: int
-    ) -> None:
+    def fill(self, tokens: ArrayLike, pos: ArrayLike, seqs: int | Sequence[Sequence[int]], n_silent: int) -> None:
         """Tokens at positions; seqs is one sequence for all of them or each token's own; the first n_silent get no row."""
         n = self.struct.n_tokens = len(tokens)  # type: ignore[arg-type]
         self.token[:n] = tokens

@@ -1,7 +1,7 @@
 """How to build llama-cpp-python on this machine: safe and fast cmake arguments, and the name of the result.
 
-Standard library only and free of side effects: `tools/setup.py` runs it before anything is installed, the CLI asks
-it for one sentence about an unused GPU. Not covered: running the build (tools/), load options (the self-test).
+Standard library only and free of side effects: `tools/setup.py` runs it before anything is installed, and the
+CLI asks it for one sentence about an unused GPU. Not covered: running the build (tools/), load options.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ _RARE_DEFAULTS = {
 }
 _X86 = ("x86_64", "amd64", "i386", "i686")
 _ARM = ("aarch64", "arm64")
-# Rough, in minutes on one core; the CPU's is measured (2 cores: 4 minutes), the GPUs' are estimates.
-_CPU_MINUTES = {"cpu": 8, "custom": 8, "metal": 8, "vulkan": 30, "cuda": 100, "hip": 100}
+# Minutes on one core; the CPU's is measured (2 cores: 4 minutes), what a GPU adds is estimated.
+_CPU_MINUTES = 8
+_GPU_MINUTES = {"CUDA": 90, "HIP": 90, "VULKAN": 25}
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def cpu_args(arch: str, cpuinfo: str) -> tuple[str, ...]:
     if arch in _X86 and flags:
         return native_off + _x86_args(flags)
     if arch in _ARM and "asimddp" in flags:
-        return (*native_off, "-DGGML_CPU_ARM_ARCH=armv8.2-a" + "".join(f"+{n}" for f, n in _ARM_MORE if f in flags))
+        more = "".join(f"+{name}" for flag, name in _ARM_MORE if flag in flags)
+        return (*native_off, f"-DGGML_CPU_ARM_ARCH=armv8.2-a{more}")
     return native_off
 
 
@@ -107,15 +109,21 @@ def plan(facts: Facts, user_cmake_args: str | None = None) -> BuildPlan:
     return BuildPlan(" ".join(args), build.target, build.prebuilt, build.warning)
 
 
-def build_minutes(target: str, n_cores: int) -> int:
+def build_minutes(cmake_args: str, n_cores: int) -> int:
     """About how many minutes a build takes on so many cores; at least one."""
-    return max(1, round(_CPU_MINUTES[target] / max(1, n_cores)))
+    minutes = _CPU_MINUTES + sum(_GPU_MINUTES[name] for name in _gpu_options(cmake_args))
+    return max(1, round(minutes / max(1, n_cores)))
 
 
-def n_jobs(n_cores: int, memory_bytes: int | None, target: str) -> int:
+def n_jobs(cmake_args: str, n_cores: int, memory_bytes: int | None) -> int:
     """Compilers to run at once: as many as there are cores, fewer where memory would not hold them."""
-    job_bytes = (3 if target in ("cuda", "hip", "vulkan") else 1) << 30
+    job_bytes = (3 if _gpu_options(cmake_args) else 1) << 30
     return n_cores if memory_bytes is None else max(1, min(n_cores, memory_bytes // job_bytes))
+
+
+def _gpu_options(cmake_args: str) -> list[str]:
+    on = re.compile(r"GGML_(\w+)=(?:ON|1|TRUE|YES)\b", re.IGNORECASE)
+    return [name for name in on.findall(cmake_args) if name in _GPU_MINUTES]
 
 
 def build_key(version: str, target: str, python_tag: str, parts: Sequence[str]) -> str:
@@ -127,7 +135,8 @@ def build_key(version: str, target: str, python_tag: str, parts: Sequence[str]) 
 def unused_gpu_warning(supports_gpu_offload: bool) -> str | None:
     """One sentence with the command that mends it, where this machine has a GPU that the runtime cannot use.
 
-    supports_gpu_offload is llama_supports_gpu_offload() of the loaded runtime. Starts no program; never raises.
+    supports_gpu_offload  llama_supports_gpu_offload() of the loaded runtime
+    Starts no program and never raises; None where there is nothing to say.
     """
     if supports_gpu_offload:
         return None
@@ -139,11 +148,11 @@ def runtime_warning(facts: Facts) -> str | None:
     if not facts.gpus:
         return None
     kind = facts.gpus[0]
-    name = {"nvidia": "An NVIDIA GPU", "amd": "An AMD GPU", "intel": "An Intel GPU", "metal": "This Mac's GPU"}[kind]
-    if kind == "metal" or facts.vulkan or (kind == "nvidia" and facts.cuda_root) or (kind == "amd" and gpu.has_hip(facts)):
+    toolkit = {"nvidia": bool(facts.cuda_root), "amd": gpu.has_hip(facts), "intel": False, "metal": True}[kind]
+    if toolkit or facts.vulkan:
         mend = "`make setup`"
     elif kind == "nvidia":
         mend = "`sudo apt install nvidia-cuda-toolkit && make setup`"
     else:
         mend = f"`sudo apt install {gpu.VULKAN_PACKAGES} && make setup`"
-    return f"{name} is here but the runtime was built without it, so answers are slower than they need be: run {mend}."
+    return f"{gpu.NAMES[kind]} is here but the runtime was built without it; for faster answers run {mend}."

@@ -17,7 +17,15 @@ from edgespec.backends.base import Progress
 from edgespec.backends.llama_cpp.batch import Batch
 from edgespec.backends.llama_cpp.runtime import log, n_cores
 from edgespec.backends.llama_cpp.sequences import Sequences
-from edgespec.errors import BackendError, BadSetting, Cancelled, DecodeFailed, DoesNotFit, InvalidBatch, NoKvSlot
+from edgespec.errors import (
+    BackendError,
+    BadSetting,
+    Cancelled,
+    DecodeFailed,
+    DoesNotFit,
+    InvalidBatch,
+    NoKvSlot,
+)
 from edgespec.types import Caps, ContextSpec, Floats, Ids, Rows, Span
 
 KV_TYPE = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0, "q4_0": lib.GGML_TYPE_Q4_0}
@@ -55,6 +63,7 @@ class LlamaContext:
         )
         self._n_vocab = n_vocab
         self._n_rows_max = max(max_nodes * spec.n_slots + 1, n_own + n_spare)
+        self._closed = False
         self._ptr = _open(model, spec, n_rows_max=self._n_rows_max, n_seq_max=n_own + n_spare)
         self._memory = lib.llama_get_memory(self._ptr)
         self._seqs = Sequences(self._memory, spec.n_slots, n_spare, n_own)
@@ -164,7 +173,7 @@ class LlamaContext:
         address = ctypes.cast(lib.llama_get_logits(self._ptr), ctypes.c_void_p).value or 0
         if address != self._view_at or n > len(self._view):
             kind = ctypes.c_float * (n * self._n_vocab)
-            self._view = np.frombuffer(kind.from_address(address), np.float32).reshape(n, self._n_vocab)
+            self._view = np.ctypeslib.as_array(kind.from_address(address)).reshape(n, self._n_vocab)
             self._view_at = address
         return self._view[:n]
 
@@ -217,7 +226,7 @@ class LlamaContext:
         state.length = int(lib.llama_memory_seq_pos_max(self._memory, state.seq)) + 1
 
     def _blob(self, seq: int) -> ctypes.Array[ctypes.c_uint8]:
-        buffer = (ctypes.c_uint8 * lib.llama_state_seq_get_size(self._ptr, seq))()
+        buffer: ctypes.Array[ctypes.c_uint8] = (ctypes.c_uint8 * lib.llama_state_seq_get_size(self._ptr, seq))()
         if lib.llama_state_seq_get_data(self._ptr, buffer, len(buffer), seq) != len(buffer):
             raise DecodeFailed(f"the runtime could not copy {len(buffer)} bytes of state: {log.reason()}")
         return buffer
@@ -227,9 +236,9 @@ class LlamaContext:
             raise DecodeFailed(f"the runtime refused {len(blob)} bytes of saved state: {log.reason()}")
 
     def close(self) -> None:
-        if self._ptr:
+        if not self._closed:
+            self._closed = True
             lib.llama_free(self._ptr)
-            self._ptr = None
             self._view = np.zeros((0, self._n_vocab), np.float32)
 
 

@@ -22,7 +22,14 @@ GpuKind = Literal["nvidia", "amd", "intel", "metal"]
 # llama-cpp-python publishes a wheel index for each of these CUDA versions (its README, "Pre-built Wheel").
 PREBUILT_CUDA = ((11, 8), (12, 1), (12, 2), (12, 3), (12, 4), (12, 5), (13, 0), (13, 2))
 VULKAN_PACKAGES = "libvulkan-dev glslc spirv-headers"
+NAMES: dict[GpuKind, str] = {
+    "nvidia": "An NVIDIA GPU",
+    "amd": "An AMD GPU",
+    "intel": "An Intel GPU",
+    "metal": "This Mac's GPU",
+}
 _PCI_VENDORS: dict[str, GpuKind] = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}
+_VULKAN_ARGS = ("-DGGML_VULKAN=ON",)
 _HIP_AT_LEAST = (6, 1)  # ggml/src/ggml-hip/CMakeLists.txt refuses anything older
 
 
@@ -76,8 +83,8 @@ def display_kinds(entries: Iterable[tuple[str, str]]) -> tuple[GpuKind, ...]:
 
     Display adapters of virtual machines and of server boards' management chips are no GPUs.
     """
-    found = {_PCI_VENDORS[vendor] for pci_class, vendor in entries if pci_class[:4] == "0x03" and vendor in _PCI_VENDORS}
-    return tuple(kind for kind in _PCI_VENDORS.values() if kind in found)
+    vendors = {vendor for pci_class, vendor in entries if pci_class.startswith("0x03")}
+    return tuple(kind for vendor, kind in _PCI_VENDORS.items() if vendor in vendors)
 
 
 def driver_cuda(nvidia_smi: str) -> str:
@@ -117,7 +124,7 @@ def gpu_build(facts: Facts) -> GpuBuild:
     if kind == "amd" and has_hip(facts):
         compiler = f"{facts.hip_root}/llvm/bin/clang++"
         return GpuBuild("hip", ("-DGGML_HIP=ON", f"-DCMAKE_HIP_COMPILER={compiler}"))
-    return _vulkan(facts, "An AMD GPU" if kind == "amd" else "An Intel GPU")
+    return _vulkan(facts, kind)
 
 
 def has_hip(facts: Facts) -> bool:
@@ -138,21 +145,21 @@ def _nvidia(facts: Facts) -> GpuBuild:
         if codes and all(f"sm_{code}" in facts.nvcc_codes.split() for code in codes):
             args.append(f"-DCMAKE_CUDA_ARCHITECTURES={';'.join(codes)}")  # else llama.cpp's own list of many
         return GpuBuild("cuda", tuple(args))
-    build = _vulkan(facts, "An NVIDIA GPU")
-    if build.target == "vulkan":
-        return GpuBuild("vulkan", build.cmake_args, prebuilt_cuda(facts.cuda_driver, facts.compute_caps))
+    prebuilt = prebuilt_cuda(facts.cuda_driver, facts.compute_caps)
+    if facts.vulkan:
+        return GpuBuild("vulkan", _VULKAN_ARGS, prebuilt)
     warning = (
-        "An NVIDIA GPU is here but the CUDA toolkit (nvcc with cuBLAS) is not, so the runtime is built without it: "
+        "An NVIDIA GPU is here but no CUDA toolkit (nvcc with cuBLAS), so the runtime is built without it: "
         "run `sudo apt install nvidia-cuda-toolkit` (or install NVIDIA's own package) and then `make setup`."
     )
-    return GpuBuild("cpu", (), prebuilt_cuda(facts.cuda_driver, facts.compute_caps), warning)
+    return GpuBuild("cpu", (), prebuilt, warning)
 
 
-def _vulkan(facts: Facts, who: str) -> GpuBuild:
+def _vulkan(facts: Facts, kind: GpuKind) -> GpuBuild:
     if facts.vulkan:
-        return GpuBuild("vulkan", ("-DGGML_VULKAN=ON",))
+        return GpuBuild("vulkan", _VULKAN_ARGS)
     warning = (
-        f"{who} is here but no toolkit to build for it, so the runtime is built without it: "
+        f"{NAMES[kind]} is here but no toolkit to build for it, so the runtime is built without it: "
         f"run `sudo apt install {VULKAN_PACKAGES}` and then `make setup`."
     )
     return GpuBuild("cpu", (), ("vulkan",), warning)
@@ -206,17 +213,20 @@ def _gpus() -> tuple[GpuKind, ...]:
 
 def _pci_entries(folder: Path) -> list[tuple[str, str]]:
     try:
-        return [(_read(device / "class").strip(), _read(device / "vendor").strip()) for device in folder.iterdir()]
+        devices = list(folder.iterdir())
     except OSError:
         return []
+    return [(_read(device / "class").strip(), _read(device / "vendor").strip()) for device in devices]
 
 
 def _cuda_root() -> str:
     nvcc = shutil.which("nvcc")
-    beside = (str(Path(nvcc).resolve().parent.parent), str(Path(nvcc).parent.parent)) if nvcc else ()
-    for root in (os.environ.get("CUDA_HOME", ""), os.environ.get("CUDA_PATH", ""), *beside, "/usr/local/cuda"):
-        folders = [Path(root, "include"), *Path(root, "targets").glob("*/include")] if root else []
-        if folders and Path(root, "bin/nvcc").exists() and any((f / "cublas_v2.h").exists() for f in folders):
+    roots = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    if nvcc:
+        roots += [str(Path(nvcc).resolve().parent.parent), str(Path(nvcc).parent.parent)]
+    for root in (*roots, "/usr/local/cuda"):
+        folders = [Path(root, "include"), *Path(root, "targets").glob("*/include")]
+        if Path(root, "bin/nvcc").exists() and any((folder / "cublas_v2.h").exists() for folder in folders):
             return root
     return ""
 
@@ -243,7 +253,7 @@ def _read(path: Path) -> str:
 
 def _output(*command: str) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, errors="replace")
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""

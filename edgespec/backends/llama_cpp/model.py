@@ -34,9 +34,7 @@ class LoadOptions:
 class LlamaModel:
     """Loaded weights. Raises ModelUnusable where the runtime refuses the file, Cancelled where progress returned False."""
 
-    def __init__(
-        self, path: Path, options: LoadOptions, progress: Callable[[float], bool] | None = None
-    ) -> None:
+    def __init__(self, path: Path, options: LoadOptions, progress: Callable[[float], bool] | None = None) -> None:
         runtime.start()
         params = lib.llama_model_default_params()
         params.n_gpu_layers = options.n_gpu_layers
@@ -67,11 +65,14 @@ class LlamaModel:
 
     @cached_property
     def metadata(self) -> dict[str, str]:
-        found = {}
-        for i in range(lib.llama_model_meta_count(self._ptr)):
-            key = _text(lambda b, n, i=i: lib.llama_model_meta_key_by_index(self._ptr, i, b, n))
-            found[key] = _text(lambda b, n, i=i: lib.llama_model_meta_val_str_by_index(self._ptr, i, b, n))
-        return found
+        def read(call: Callable[..., int], index: int) -> str:
+            n = call(self._ptr, index, ctypes.create_string_buffer(1), 1)
+            buffer = ctypes.create_string_buffer(max(n, 0) + 1)
+            call(self._ptr, index, buffer, len(buffer))
+            return buffer.value.decode("utf-8", "replace")
+
+        key, value = lib.llama_model_meta_key_by_index, lib.llama_model_meta_val_str_by_index
+        return {read(key, i): read(value, i) for i in range(lib.llama_model_meta_count(self._ptr))}
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
@@ -139,11 +140,3 @@ class LlamaModel:
         if self._ptr:
             lib.llama_model_free(self._ptr)
             self._ptr = None
-
-
-def _text(call: Callable[[ctypes.Array[ctypes.c_char], int], int]) -> str:
-    """What a length-returning C call writes, however long."""
-    n = call(ctypes.create_string_buffer(1), 1)
-    buffer = ctypes.create_string_buffer(max(n, 0) + 1)
-    call(buffer, len(buffer))
-    return buffer.value.decode("utf-8", "replace")

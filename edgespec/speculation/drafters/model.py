@@ -8,6 +8,7 @@ goes in front of the next round's first pass. Not covered: other vocabularies, t
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgespec.backends.base import Context
 from edgespec.speculation.drafters.agreement import Agreement
@@ -36,7 +37,7 @@ class ModelDrafter:
     def _clear(self) -> None:
         self._places: Ids = np.zeros(0, np.int32)
         self._n_lead = 0
-        self._scored: dict[int, tuple[Ids, np.ndarray]] = {}  # type: ignore[type-arg]
+        self._scored: dict[int, tuple[Ids, NDArray[np.floating]]] = {}
 
     def draft(self, history: Ids, choice: Choice, process: Process, noise: Noise) -> TokenTree:
         self._clear()
@@ -72,28 +73,24 @@ class ModelDrafter:
         if len(nodes) == 1 and nodes[0] == tree.root:
             asked, n_silent = np.arange(tree.root + 1, dtype=np.int32), tree.root
         rows = self._context.evaluate([Span(0, tree.view(), asked, n_silent)])
-        parents, tokens, logprobs = [], [], []
-        for node, row in zip(nodes.tolist(), rows.logits, strict=True):
-            path = tree.path_tokens(node) if process.edits else ()
-            dist = process.candidates(history, path, row, rows.ids, N_GREEDY)
-            score = dist.logprob
-            if not self._greedy:
-                position = len(history) + int(tree.depth[node]) - tree.root
-                score = score + noise.gumbel(position, dist.ids)
-            self._scored[node] = dist.ids, score
-            logprob = self._agreement[self._greedy].logprob(score)
-            best = np.argsort(-score, kind="stable")[:width]
-            parents.append(np.full(len(best), node, np.int32))
-            tokens.append(dist.ids[best])
-            logprobs.append(logprob[best])
-        return Children(np.concatenate(parents), np.concatenate(tokens), np.concatenate(logprobs))
+        paths = [tree.path_tokens(n) if process.edits else () for n in nodes.tolist()]
+        dist = process.candidates(history, paths, rows.logits, rows.ids, N_GREEDY)
+        score: NDArray[np.floating] = dist.logprob
+        if not self._greedy:
+            first = len(history) - tree.root
+            score = score + noise.gumbel((first + tree.depth[nodes]).tolist(), dist.ids)
+        self._scored.update(zip(nodes.tolist(), zip(dist.ids, score, strict=True), strict=True))
+        best = np.argsort(-score, axis=1, kind="stable")[:, :width]
+        flat = (best + np.arange(0, score.size, score.shape[1])[:, None]).ravel()
+        logprob = self._agreement[self._greedy].logprob(score).take(flat)
+        return Children(nodes.repeat(best.shape[1]), dist.ids.take(flat), logprob)
 
     def commit(self, history: Ids, verdict: Verdict, rows: Rows) -> None:
         path = self._places[list(verdict.path)].tolist()
         for node, token in zip(path, verdict.tokens, strict=True):
             if node in self._scored:
                 ids, score = self._scored[node]
-                hit = np.flatnonzero(ids == token)
+                hit = np.flatnonzero((ids == token) & (score > -np.inf))
                 self._agreement[self._greedy].observe(score, int(hit[0]) if len(hit) else None)
         self._context.keep(0, [*range(self._n_lead - 1), *path])
         n_known = self._context.length(0)

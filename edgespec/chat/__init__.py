@@ -1,0 +1,1 @@
+"""Text above the engine: templates, prompts, certain text, answers."""

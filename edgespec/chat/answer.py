@@ -1,0 +1,149 @@
+"""One answer: messages in, text as it becomes certain, and what it cost.
+
+Not covered: several answers at a time, reasoning and tool calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from edgespec.backends.base import Model, Progress
+from edgespec.chat.prompt import encode
+from edgespec.chat.templates import ChatTemplate
+from edgespec.chat.text import TextStream
+from edgespec.errors import Cancelled
+from edgespec.types import Answer, FinishReason, Message, Piece, Prefill, Sampling, Step
+
+
+class EngineLike(Protocol):
+    """What a Chat needs of engine.loop.Engine."""
+
+    @property
+    def method(self) -> str: ...
+
+    def generate(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        max_tokens: int | None,
+        *,
+        end_ids: frozenset[int],
+        cancelled: Callable[[], bool] | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Prefill | Step]:
+        """A Prefill, then Steps, the last with a finish; raises ContextOverflow, Cancelled during prefill."""
+        ...
+
+
+class Chat:
+    """A model and its engine as something to talk to; one answer at a time."""
+
+    def __init__(self, model: Model, engine: EngineLike) -> None:
+        """Raises ModelUnusable where the model's chat template is broken."""
+        self._model, self._engine = model, engine
+        self._pieces = model.pieces()
+        self._template = ChatTemplate(model.chat_template, model.bos_text, model.eos_text)
+
+    @property
+    def warning(self) -> str | None:
+        """A line for the user where the model has no chat template."""
+        return self._template.warning
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Ids of the prompt for these messages; raises what prompt.encode raises."""
+        return encode(self._model, self._template, messages, self._pieces)
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        sampling: Sampling,
+        max_tokens: int | None = None,
+        stop: Sequence[str] = (),
+        cancelled: Callable[[], bool] | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Piece | Answer]:
+        """Pieces, then one Answer whose text and tokens are theirs joined.
+
+        A stop string ends the answer, finish "stop"; neither it nor text after it is printed, though the ids
+        are kept. Cancelled, even while the prompt is read, is an Answer too. Closing the iterator stops the
+        engine. Raises what prompt.encode and the engine raise.
+        """
+        text = TextStream(self._pieces, (*stop, *self._template.stop))
+        prompt = self.prompt_ids(messages)
+        tally = _Tally()
+        steps = self._engine.generate(
+            prompt, sampling, max_tokens, end_ids=self._model.end_ids, cancelled=cancelled, progress=progress
+        )
+        try:
+            for event in steps:
+                if isinstance(event, Prefill):
+                    tally.prefill = event
+                    continue
+                tally.add(event)
+                yield from tally.piece(text.feed(self._printing(event)))
+                if text.stopped:
+                    break
+        except Cancelled:
+            tally.finish = "cancelled"
+        finally:
+            _close(steps)
+        yield from tally.piece(text.flush(), last=True)
+        yield tally.answer(self._engine.method, "stop" if text.stopped else tally.finish)
+
+    def _printing(self, step: Step) -> list[int]:
+        return [token for token in step.tokens if token not in self._model.end_ids]
+
+
+_NOTHING_READ = Prefill(0, 0, 0.0)
+
+
+@dataclass
+class _Tally:
+    """Sums over one answer; `finish` stays "cancelled" for a stream that ended without saying why."""
+
+    prefill: Prefill = _NOTHING_READ
+    steps: list[Step] = field(default_factory=list)
+    finish: FinishReason = "cancelled"
+    texts: list[str] = field(default_factory=list)
+    waiting: list[int] = field(default_factory=list)
+
+    def add(self, step: Step) -> None:
+        self.steps.append(step)
+        self.waiting += step.tokens
+        self.finish = step.finish or self.finish
+
+    def piece(self, text: str, last: bool = False) -> Iterator[Piece]:
+        """A piece where there is text, or where ids would otherwise be lost."""
+        if text or (last and self.waiting):
+            self.texts.append(text)
+            ids, self.waiting = tuple(self.waiting), []
+            yield Piece(text, ids)
+
+    def answer(self, method: str, finish: FinishReason) -> Answer:
+        rounds = [step for step in self.steps if step.tokens]
+        return Answer(
+            text="".join(self.texts),
+            tokens=tuple(token for step in rounds for token in step.tokens),
+            finish=finish,
+            method=method,
+            prompt_n=self.prefill.n_prompt - self.prefill.n_cached,
+            cache_n=self.prefill.n_cached,
+            prompt_ms=self.prefill.ms,
+            predicted_ms=sum(step.target_ms + step.draft_ms + step.overhead_ms for step in self.steps),
+            draft_n=sum(step.n_drafted for step in rounds),
+            draft_n_accepted=sum(step.n_accepted for step in rounds),
+            n_rounds=len(rounds),
+            target_ms=sum(step.target_ms for step in self.steps),
+            draft_ms=sum(step.draft_ms for step in self.steps),
+            overhead_ms=sum(step.overhead_ms for step in self.steps),
+        )
+
+
+def _close(steps: Iterator[Prefill | Step]) -> None:
+    """Stop the engine where its iterator is a generator; others have nothing to stop."""
+    close = getattr(steps, "close", None)
+    if close is not None:
+        close()

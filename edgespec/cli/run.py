@@ -1,0 +1,115 @@
+"""`edgespec run`: one answer, streamed as text or printed as one JSON object."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from edgespec.cli import options as o
+from edgespec.cli.screen import answer, load
+from edgespec.errors import BadSetting
+from edgespec.service.messages import Done, Loaded
+from edgespec.service.supervisor import Supervisor
+from edgespec.types import Message, Sampling
+
+_DEFAULT = Sampling()
+
+
+def run(
+    prompt: Annotated[
+        str | None, typer.Option("-p", "--prompt", help="the question; - or none: standard input")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")] = False,
+    model: o.Model = None,
+    draft: o.Draft = None,
+    method: o.Method = "auto",
+    shape: o.Shape = "auto",
+    nodes: o.Nodes = None,
+    depth: o.Depth = None,
+    context: o.Context = None,
+    kv: o.Kv = "f16",
+    exact: o.Exact = False,
+    threads: o.Threads = None,
+    system: o.System = None,
+    max_tokens: o.MaxTokens = None,
+    temperature: o.Temperature = _DEFAULT.temperature,
+    top_k: o.TopK = _DEFAULT.top_k,
+    top_p: o.TopP = _DEFAULT.top_p,
+    min_p: o.MinP = _DEFAULT.min_p,
+    repeat_penalty: o.RepeatPenalty = _DEFAULT.repeat_penalty,
+    seed: o.Seed = None,
+) -> int:
+    """Answer one question."""
+    sampling = o.sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens)
+    asked = o.settings(model, draft, method, shape, nodes, depth, context, kv, exact, threads)
+    messages = [Message("user", _prompt(prompt))]
+    if system:
+        messages.insert(0, Message("system", system))
+    with Supervisor() as worker:
+        loaded = load(worker, asked)
+        done = answer(worker, messages, sampling, max_tokens, echo=not as_json)
+    if as_json:
+        print(json.dumps(result(done, loaded, sampling)))
+    elif done.answer.text and not done.answer.text.endswith("\n"):
+        print()
+    return 130 if done.answer.finish == "cancelled" else 0
+
+
+def _prompt(given: str | None) -> str:
+    """The question, from the flag or from standard input; raises BadSetting when empty or not UTF-8."""
+    if given is not None and given != "-":
+        text = given
+    elif given is None and sys.stdin.isatty():
+        raise BadSetting('there is no prompt; give one with -p "TEXT" or pipe it in')
+    else:
+        raw = sys.stdin.buffer.read()
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BadSetting(
+                f"standard input is not UTF-8 text (byte {error.start} of {len(raw)}); convert it, for example "
+                "with iconv -t UTF-8"
+            ) from None
+    if not text.strip():
+        raise BadSetting('the prompt is empty; give one with -p "TEXT" or pipe it in')
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise BadSetting("the prompt is not UTF-8 text; check the terminal's encoding or pipe the text in as UTF-8")
+    return text
+
+
+def result(done: Done, loaded: Loaded, sampling: Sampling) -> dict[str, Any]:
+    """The object of DESIGN section 6; timings bear llama.cpp's names."""
+    a = done.answer
+    seconds = a.predicted_ms / 1e3
+    return {
+        "text": a.text,
+        "model": loaded.model,
+        "finish_reason": a.finish,
+        "tokens": list(a.tokens),
+        "seed": sampling.seed,
+        "timings": {
+            "prompt_n": a.prompt_n,
+            "prompt_ms": a.prompt_ms,
+            "predicted_n": len(a.tokens),
+            "predicted_ms": a.predicted_ms,
+            "predicted_per_second": len(a.tokens) / seconds if seconds else 0.0,
+            "draft_n": a.draft_n,
+            "draft_n_accepted": a.draft_n_accepted,
+            "cache_n": a.cache_n,
+        },
+        "speculation": {
+            "method": a.method,
+            "rounds": a.n_rounds,
+            "tokens_per_round": len(a.tokens) / a.n_rounds if a.n_rounds else 0.0,
+            "target_ms": a.target_ms,
+            "draft_ms": a.draft_ms,
+            "overhead_ms": a.overhead_ms,
+            "speedup_vs_plain": None,
+            "events": [],
+        },
+        "memory": {"budget_bytes": None, "predicted": {}, "measured": {"rss_bytes": done.rss_bytes}},
+        "plan": [{"line": p.line, "value": p.value, "reason": p.reason} for p in loaded.plan],
+    }

@@ -1,0 +1,106 @@
+"""What the face and the model's process say to each other: frozen messages, each with the id of its request, pickled in
+frames over one duplex pipe (the child's standard input and output)."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import threading
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from edgespec.errors import EdgespecError
+from edgespec.types import Answer, Message, Piece, PlanLine, Sampling, Settings
+
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True)
+class Load:
+    request: int
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Generate:
+    request: int
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Stop what that request started; its answer so far still comes."""
+
+    request: int
+
+
+@dataclass(frozen=True)
+class Loaded:
+    request: int
+    model: str
+    note: str
+    n_ctx: int
+    method: str
+    plan: tuple[PlanLine, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """what is being done, and how much of it (0 to 1)."""
+
+    request: int
+    what: str
+    done: float
+
+
+@dataclass(frozen=True)
+class Said:
+    request: int
+    piece: Piece
+
+
+@dataclass(frozen=True)
+class Done:
+    """rss_bytes: memory of the model's process at the end of the answer."""
+
+    request: int
+    answer: Answer
+    rss_bytes: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    request: int
+    error: EdgespecError
+
+
+Order = Load | Generate | Cancel
+Event = Loaded | Progress | Said | Done | Failed
+
+
+class Pipe:
+    """Sends and receives messages over two binary streams; sending is safe from several threads."""
+
+    def __init__(self, reader: BinaryIO, writer: BinaryIO) -> None:
+        self._reader, self._writer = reader, writer
+        self._lock = threading.Lock()
+
+    def send(self, message: Order | Event) -> None:
+        """Raises OSError where the other side is gone."""
+        body = pickle.dumps(message)
+        with self._lock:
+            self._writer.write(_LENGTH.pack(len(body)) + body)
+            self._writer.flush()
+
+    def receive(self) -> Order | Event | None:
+        """The next message, None at the end of the stream."""
+        head = self._reader.read(_LENGTH.size)
+        if len(head) < _LENGTH.size:
+            return None
+        body = self._reader.read(*_LENGTH.unpack(head))
+        message: Order | Event = pickle.loads(body)
+        return message

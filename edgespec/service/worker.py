@@ -1,0 +1,123 @@
+"""The child process that owns the model: takes orders one at a time, cancels between rounds, dies with its parent.
+
+The runtime can abort its process (DESIGN section 5), which is why this is one of its own. Not covered: deciding anything.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING, BinaryIO
+
+from edgespec.errors import EdgespecError
+from edgespec.service.messages import Cancel, Done, Failed, Generate, Load, Loaded, Pipe, Progress, Said
+from edgespec.types import Piece
+
+if TYPE_CHECKING:
+    from edgespec.assemble import Assistant
+
+PROGRESS_EVERY_S = 0.1
+
+
+class Worker:
+    """Serves one pipe until it ends."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+        self._orders: queue.Queue[Load | Generate] = queue.Queue()
+        self._cancelled: set[int] = set()
+        self._assistant: Assistant | None = None
+        self._said_at = 0.0
+
+    def listen(self) -> None:
+        """Queue orders, note cancels at once; leave the process when the parent is gone, even in mid-pass."""
+        while (order := self._pipe.receive()) is not None:
+            if isinstance(order, Cancel):
+                self._cancelled.add(order.request)
+            elif isinstance(order, Load | Generate):
+                self._orders.put(order)
+        os._exit(0)
+
+    def serve(self) -> None:
+        while True:
+            order = self._orders.get()
+            try:
+                self._load(order) if isinstance(order, Load) else self._generate(order)
+            except EdgespecError as error:
+                self._pipe.send(Failed(order.request, error))
+            except MemoryError:
+                why = EdgespecError("the model's process ran out of memory; use a smaller --context or model")
+                self._pipe.send(Failed(order.request, why))
+            except Exception as error:
+                traceback.print_exc()
+                what = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+                self._pipe.send(
+                    Failed(order.request, EdgespecError(f"an error inside edgespec ({what}); please report it"))
+                )
+            self._cancelled.discard(order.request)
+
+    def _report(self, request: int, what: str, done: float) -> None:
+        now = time.monotonic()
+        if now - self._said_at >= PROGRESS_EVERY_S or done >= 1:
+            self._said_at = now
+            self._pipe.send(Progress(request, what, done))
+
+    def _load(self, order: Load) -> None:
+        from edgespec.assemble import open_assistant
+
+        if self._assistant is not None:
+            self._assistant.close()
+            self._assistant = None
+        self._assistant = a = open_assistant(
+            settings=order.settings,
+            report=lambda what, done: self._report(order.request, what, done),
+            cancelled=lambda: order.request in self._cancelled,
+        )
+        self._pipe.send(
+            Loaded(order.request, a.entry.name, a.entry.note, a.engine.n_ctx, a.engine.method, a.plan, a.warnings)
+        )
+
+    def _generate(self, order: Generate) -> None:
+        import psutil
+
+        if self._assistant is None:
+            raise EdgespecError("no model is loaded; send Load first")
+        for event in self._assistant.chat.stream(
+            order.messages,
+            sampling=order.sampling,
+            max_tokens=order.max_tokens,
+            stop=order.stop,
+            cancelled=lambda: order.request in self._cancelled,
+            progress=lambda done, total: self._report(order.request, "reading the prompt", done / total),
+        ):
+            if isinstance(event, Piece):
+                self._pipe.send(Said(order.request, event))
+            else:
+                self._pipe.send(Done(order.request, event, psutil.Process().memory_info().rss))
+
+
+def _own_stdout() -> BinaryIO:
+    """The pipe to the parent, with file descriptor 1 pointed at stderr: a stray print must not break a frame."""
+    pipe = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return pipe
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the face decides
+    worker = Worker(Pipe(sys.stdin.buffer, _own_stdout()))
+    threading.Thread(target=worker.listen, daemon=True).start()
+    try:
+        worker.serve()
+    except BrokenPipeError:
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
