@@ -62,9 +62,7 @@ class Source:
             if self.read(key, head_dim) != head_dim:
                 raise ExpansionError(f"{key} {self.read(key)} differs from the source's head size {head_dim}")
         if scaling := [key for key in self.fields if key.startswith("llama.rope.scaling")]:
-            raise ExpansionError(
-                f"the source scales its rotary positions ({scaling[0]}), which is not covered"
-            )
+            raise ExpansionError(f"the source scales its rotary positions ({scaling[0]}), which is not covered")
         n_head_kv = self.read("llama.attention.head_count_kv", n_head)
         n_layer, n_ff = self.read("llama.block_count"), self.read("llama.feed_forward_length")
         return Shape(n_embd, n_layer, n_head, n_head_kv, head_dim, n_ff)

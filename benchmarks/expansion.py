@@ -148,9 +148,7 @@ def check_fit(source: Shape, target: Shape, n_terms: int, n_copies: int) -> None
     }
     for name, needed in needs.items():
         if getattr(target, name) < needed:
-            raise ExpansionError(
-                f"the target has {name} {getattr(target, name)} but the source needs {needed}"
-            )
+            raise ExpansionError(f"the target has {name} {getattr(target, name)} but the source needs {needed}")
     if target.head_dim % source.head_dim:
         raise ExpansionError(f"head_dim {target.head_dim} is no multiple of the source's {source.head_dim}")
 
@@ -173,9 +171,7 @@ class Expansion:
         if precision.matrix in (Kind.Q8_0, Kind.Q4_0):
             lengths = {size[-1] for shape in (source, target) for _, size in tensor_sizes(shape, BLOCK)}
             if odd := sorted(n for n in lengths | {source.head_dim} if n % BLOCK):
-                raise ExpansionError(
-                    f"{precision.matrix.name.lower()} rows of {odd[0]} are no whole blocks of {BLOCK}"
-                )
+                raise ExpansionError(f"{precision.matrix.name.lower()} rows of {odd[0]} are no whole blocks of {BLOCK}")
 
     def tensor(self, name: str, size: tuple[int, ...]) -> np.ndarray:
         """Returns the target's tensor of that name and size as float32."""
@@ -211,9 +207,7 @@ class Expansion:
         out[copies] = weight
         return out
 
-    def filler(
-        self, role: str, weight: np.ndarray, size: tuple[int, ...], rng: np.random.Generator
-    ) -> np.ndarray:
+    def filler(self, role: str, weight: np.ndarray, size: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
         """Returns what an identity layer holds: zero for writers into the residual, random for all others."""
         if role in ("attn_output", "ffn_down"):
             return np.zeros(size, np.float32)

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def open(model: str = "demo", settings: Settings | None = None) -> Assistant:
-    """A model loaded into this process, ready to answer; raises what assemble.open_assistant raises."""
-    from edgespec.assemble import open_assistant
+def open(model: str | None = None, settings: Settings | None = None) -> Assistant:
+    """A model, by name or path, loaded into this process and ready to answer; raises what open_assistant raises."""
+    from dataclasses import replace
 
-    return open_assistant(model, settings)
+    from edgespec.assemble import open_assistant
+    from edgespec.types import Settings
+
+    asked = settings or Settings()
+    return open_assistant(asked if model is None else replace(asked, model=model))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from edgespec.backends.base import Model
 from edgespec.backends.llama_cpp import build, runtime
 from edgespec.backends.llama_cpp.model import LlamaModel, LoadOptions
 from edgespec.backends.llama_cpp.selftest import HostFacts, host_facts
@@ -21,63 +21,58 @@ from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters.model import ModelDrafter
 from edgespec.store import paths
 from edgespec.store.registry import Entry, resolve
-from edgespec.types import (
-    PLAIN,
-    Answer,
-    Choice,
-    ContextSpec,
-    Message,
-    Piece,
-    PlanLine,
-    Sampling,
-    Settings,
-)
+from edgespec.types import PLAIN, Answer, Choice, ContextSpec, Message, Piece, PlanLine, Sampling, Settings
 
 DEFAULT_MODEL = "demo"
 DEFAULT_CONTEXT = 4096
 DEFAULT_NODES = {"chain": 5, "tree": 8}
 TREE_WIDTH = 8
 MAX_LEAVES = 255
+EXACT = "self-test: rows are the same at every width here"
+NOT_EXACT = "self-test: rows depend on the width of a pass here, so decoding is plain"
 
 Report = Callable[[str, float], None]
+Turn = Message | Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Assistant:
-    """A loaded model ready to answer; close() frees it."""
+    """A loaded model ready to answer, one answer at a time; close() frees it.
+
+    warnings  what the user should know before believing or timing it
+    """
 
     entry: Entry
     chat: Chat
     engine: Engine
-    models: tuple[Model, ...]
     plan: tuple[PlanLine, ...]
     warnings: tuple[str, ...]
+    _owned: ExitStack
 
     def stream(
-        self,
-        messages: Sequence[Message] | Sequence[dict[str, str]],
-        sampling: Sampling | None = None,
-        max_tokens: int | None = None,
+        self, messages: Sequence[Turn], sampling: Sampling | None = None, max_tokens: int | None = None
     ) -> Iterator[str]:
-        """Text of the answer as it comes; messages as Message or {"role", "content"}."""
-        turns = [m if isinstance(m, Message) else Message(m["role"], m["content"]) for m in messages]
-        for event in self.chat.stream(turns, sampling=sampling or Sampling(), max_tokens=max_tokens):
+        """Text of the answer as it comes; closing the iterator stops the answer. Raises what Chat.stream raises."""
+        for event in self._events(messages, sampling, max_tokens):
             if isinstance(event, Piece):
                 yield event.text
 
     def answer(
-        self, messages: Sequence[Message], sampling: Sampling | None = None, max_tokens: int | None = None
+        self, messages: Sequence[Turn], sampling: Sampling | None = None, max_tokens: int | None = None
     ) -> Answer:
-        """The whole answer with its timings."""
-        events = list(self.chat.stream(messages, sampling=sampling or Sampling(), max_tokens=max_tokens))
-        last = events[-1]
+        """The whole answer with its timings. Raises what Chat.stream raises."""
+        *_, last = self._events(messages, sampling, max_tokens)
         assert isinstance(last, Answer)
         return last
 
+    def _events(
+        self, messages: Sequence[Turn], sampling: Sampling | None, max_tokens: int | None
+    ) -> Iterator[Piece | Answer]:
+        turns = [_message(turn) for turn in messages]
+        return self.chat.stream(turns, sampling=sampling or Sampling(), max_tokens=max_tokens)
+
     def close(self) -> None:
-        self.engine.close()
-        for model in self.models:
-            model.close()
+        self._owned.close()
 
     def __enter__(self) -> Assistant:
         return self
@@ -86,8 +81,51 @@ class Assistant:
         self.close()
 
 
+def _message(turn: Turn) -> Message:
+    if isinstance(turn, Message):
+        return turn
+    if set(turn) != {"role", "content"}:
+        raise BadSetting(f"a message has role and content, not {', '.join(turn) or 'nothing'}; give both and no more")
+    return Message(turn["role"], turn["content"])
+
+
+@dataclass(frozen=True)
+class _Loader:
+    """Opens what a plan names into one stack, reporting and asking for a cancel on the way."""
+
+    options: LoadOptions
+    report: Report
+    cancelled: Callable[[], bool]
+
+    def model(self, path: Path, stack: ExitStack) -> LlamaModel:
+        def on_progress(done: float) -> bool:
+            self.report(f"loading {path.stem}", done)
+            return not self.cancelled()
+
+        if self.cancelled():
+            raise Cancelled("stopped before loading the model")
+        model = LlamaModel(path, self.options, on_progress)
+        stack.callback(model.close)
+        return model
+
+    def context(self, model: LlamaModel, spec: ContextSpec, stack: ExitStack) -> TimedContext:
+        if self.cancelled():
+            raise Cancelled("stopped before opening the context")
+        context = TimedContext(model.open(spec))
+        stack.callback(context.close)
+        return context
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """The drafter that was found and its context, or neither; why says why."""
+
+    why: str
+    model: LlamaModel | None = None
+    context: TimedContext | None = None
+
+
 def open_assistant(
-    model: str = DEFAULT_MODEL,
     settings: Settings | None = None,
     report: Report = lambda _what, _done: None,
     cancelled: Callable[[], bool] = lambda: False,
@@ -97,44 +135,26 @@ def open_assistant(
     Raises BadSetting, ModelNotFound, ModelUnusable, DrafterUnusable, DoesNotFit, Cancelled.
     """
     asked = settings or Settings()
-    entry = resolve(asked.model or model)
+    entry = resolve(DEFAULT_MODEL if asked.model is None else asked.model)
     file = inspect(entry.path)
-    report("trying out the runtime (first use on this machine)", 0.0)
-    facts = host_facts(resolve(DEFAULT_MODEL).path, paths.cache_dir())
-    options = LoadOptions(extra_buffers=facts.extra_buffers, exact_holds=facts.exact)
-    opened: list[LlamaModel] = []
-    try:
-        target = _load(file.path, options, report, cancelled, opened)
+    facts = host_facts(resolve(DEFAULT_MODEL).path, paths.cache_dir(), lambda what: report(what, 0.0))
+    loader = _Loader(LoadOptions(facts.extra_buffers, facts.exact), report, cancelled)
+    with ExitStack() as stack:
+        target = loader.model(file.path, stack)
         n_ctx = _context(asked, target.n_ctx_train)
-        drafter, why = _drafter(asked, entry, target, options, report, cancelled, opened)
-        choice = _choice(asked, drafter is not None and (facts.exact or not asked.exact))
-        engine = _engine(asked, target, drafter, choice, n_ctx)
+        wanted, why_plain = _wanted(asked, facts)
+        draft = _Draft(why_plain) if wanted.plain else _drafter(asked, entry, target, wanted, n_ctx, loader, stack)
+        choice = PLAIN if draft.context is None else wanted
+        engine = _engine(asked, target, draft.context, choice, n_ctx, loader, stack)
         chat = Chat(target, engine)
-    except BaseException:
-        for model_ in reversed(opened):
-            model_.close()
-        raise
-    warnings = [w for w in (chat.warning, build.unused_gpu_warning(runtime.supports_gpu())) if w]
-    plan = _plan(asked, file.quantisation, drafter, choice, n_ctx, facts, why)
-    return Assistant(entry, chat, engine, tuple(opened), plan, tuple(warnings))
+        plan = _plan(asked, file.quantisation, draft, choice, n_ctx, facts)
+        return Assistant(entry, chat, engine, plan, _warnings(chat, asked, facts), stack.pop_all())
 
 
-def _load(
-    path: Path,
-    options: LoadOptions,
-    report: Report,
-    cancelled: Callable[[], bool],
-    opened: list[LlamaModel],
-) -> LlamaModel:
-    def on_progress(done: float) -> bool:
-        report(f"loading {path.stem}", done)
-        return not cancelled()
-
-    if cancelled():
-        raise Cancelled("stopped before loading the model")
-    model = LlamaModel(path, options, on_progress)
-    opened.append(model)
-    return model
+def _warnings(chat: Chat, asked: Settings, facts: HostFacts) -> tuple[str, ...]:
+    not_exact = f"--exact: {NOT_EXACT}" if asked.exact and not facts.exact else None
+    found = (chat.warning, not_exact, build.unused_gpu_warning(runtime.supports_gpu()))
+    return tuple(warning for warning in found if warning)
 
 
 def _context(asked: Settings, n_ctx_train: int) -> int:
@@ -146,34 +166,60 @@ def _context(asked: Settings, n_ctx_train: int) -> int:
     return asked.context or min(n_ctx_train, DEFAULT_CONTEXT)
 
 
+def _wanted(asked: Settings, facts: HostFacts) -> tuple[Choice, str]:
+    """How to draft where a drafter can be had, or PLAIN and why. Raises BadSetting where flags contradict."""
+    if asked.method == "plain" or asked.draft == "none":
+        return PLAIN, "asked for"
+    if asked.exact and not facts.exact:
+        return PLAIN, NOT_EXACT
+    shape = "tree" if asked.shape == "auto" else asked.shape
+    rows = asked.nodes or DEFAULT_NODES[shape]
+    if rows > 1:
+        return Choice("model", rows, asked.depth or rows - 1, width=1 if shape == "chain" else TREE_WIDTH), ""
+    if asked.method == "model" or asked.draft is not None:
+        raise BadSetting("--nodes 1 leaves no room for a draft; use 2 or more, or --method plain without -d")
+    return PLAIN, "--nodes 1 leaves no room for a draft"
+
+
 def _drafter(
     asked: Settings,
     entry: Entry,
     target: LlamaModel,
-    options: LoadOptions,
-    report: Report,
-    cancelled: Callable[[], bool],
-    opened: list[LlamaModel],
-) -> tuple[LlamaModel | None, str]:
-    """The drafter's model and why it (or none) was chosen."""
-    if asked.method == "plain" or asked.draft == "none":
-        return None, "asked for"
-    named = asked.draft is not None
-    name = asked.draft or next(iter(entry.drafts), None)
+    choice: Choice,
+    n_ctx: int,
+    loader: _Loader,
+    stack: ExitStack,
+) -> _Draft:
+    """The drafter, opened into stack; one that only the model list names is passed over where it cannot draft.
+
+    Raises DrafterUnusable for one the user named, Cancelled.
+    """
+    must = asked.draft is not None or asked.method == "model"
+    name = next(iter(entry.drafts), None) if asked.draft is None else asked.draft
     if name is None:
-        if asked.method == "model":
+        if must:
             raise DrafterUnusable(f"no drafter is known for {entry.name}; name one with -d NAME or a .gguf path")
-        return None, "no drafter is known for this model; name one with -d"
+        return _Draft("no drafter is known for this model; name one with -d")
+    # Growth reads more tips than the tree keeps leaves: those that later fell behind.
+    spec = ContextSpec(
+        n_ctx=n_ctx,
+        max_nodes=max(choice.rows, 16),
+        max_leaves=1 if choice.width <= 1 else min(2 * choice.rows, MAX_LEAVES),
+        n_threads=threads(asked),
+    )
     try:
-        draft = _load(inspect(resolve(name).path).path, options, report, cancelled, opened)
-        _check_vocabulary(name, draft, target, entry)
+        with ExitStack() as own:
+            model = loader.model(inspect(resolve(name).path).path, own)
+            _check_vocabulary(name, model, target, entry)
+            context = loader.context(model, spec, own)
+            stack.callback(own.pop_all().close)
     except Cancelled:
         raise
     except EdgespecError as error:
-        if named or asked.method == "model":
-            raise DrafterUnusable(f"{error}") from error
-        return None, f"{name} was passed over: {error}"
-    return draft, "asked for" if named else "the model list names it for this target"
+        if must:
+            raise DrafterUnusable(str(error)) from error
+        return _Draft(f"{name} was passed over: {error}")
+    return _Draft("asked for" if asked.draft else "the model list names it for this target", model, context)
 
 
 def _check_vocabulary(name: str, draft: LlamaModel, target: LlamaModel, entry: Entry) -> None:
@@ -186,23 +232,21 @@ def _check_vocabulary(name: str, draft: LlamaModel, target: LlamaModel, entry: E
     )
 
 
-def _choice(asked: Settings, can_draft: bool) -> Choice:
-    if not can_draft:
-        return PLAIN
-    shape = "tree" if asked.shape == "auto" else asked.shape
-    rows = asked.nodes or DEFAULT_NODES[shape]
-    if rows == 1:
-        return PLAIN
-    return Choice("model", rows, asked.depth or rows - 1, width=1 if shape == "chain" else TREE_WIDTH)
-
-
 def threads(asked: Settings) -> int:
     """Physical cores this process may use: hyper-threads share the units that the arithmetic needs."""
     available = runtime.n_cores()
     return asked.threads or min(available, max(psutil.cpu_count(logical=False) or available, 2))
 
 
-def _engine(asked: Settings, target: LlamaModel, drafter: LlamaModel | None, choice: Choice, n_ctx: int) -> Engine:
+def _engine(
+    asked: Settings,
+    target: LlamaModel,
+    draft: TimedContext | None,
+    choice: Choice,
+    n_ctx: int,
+    loader: _Loader,
+    stack: ExitStack,
+) -> Engine:
     spec = ContextSpec(
         n_ctx=n_ctx,
         max_nodes=max(choice.rows, 2),
@@ -211,66 +255,40 @@ def _engine(asked: Settings, target: LlamaModel, drafter: LlamaModel | None, cho
         n_threads=threads(asked),
         exact=asked.exact,
     )
-    context = target.open(spec)
-    if choice.rows > context.caps.max_nodes or (choice.width > 1 and not context.caps.trees):
-        rows = context.caps.max_nodes if context.caps.trees else 1
-        context.close()
+    context = loader.context(target, spec, stack)
+    caps = context.caps
+    if choice.rows > caps.max_nodes or (choice.width > 1 and not caps.trees):
+        rows = caps.max_nodes if caps.trees else 1
         raise BadSetting(f"--nodes {choice.rows} is more than the {rows} rows a pass may have here; use {rows} or less")
-    timed = TimedContext(context)
-    drafters, draft_contexts = {}, []
-    if drafter is not None and not choice.plain:
-        # Growth reads more tips than the tree keeps leaves: those that later fell behind.
-        draft_spec = ContextSpec(
-            n_ctx=n_ctx,
-            max_nodes=max(choice.rows, 16),
-            max_leaves=1 if choice.width <= 1 else min(2 * choice.rows, MAX_LEAVES),
-            n_threads=spec.n_threads,
-        )
-        draft_contexts.append(TimedContext(drafter.open(draft_spec)))
-        drafters["model"] = ModelDrafter(draft_contexts[0])
     return Engine(
-        timed,
-        drafters,
+        context,
+        {"model": ModelDrafter(draft)} if draft else {},
         FixedController(choice),
         method="plain" if choice.plain else choice.drafter,
-        draft_contexts=draft_contexts,
+        draft_contexts=[draft] if draft else [],
         n_ctx_train=target.n_ctx_train,
     )
 
 
 def _plan(
-    asked: Settings,
-    quantisation: str,
-    drafter: LlamaModel | None,
-    choice: Choice,
-    n_ctx: int,
-    facts: HostFacts,
-    why_drafter: str,
+    asked: Settings, quantisation: str, draft: _Draft, choice: Choice, n_ctx: int, facts: HostFacts
 ) -> tuple[PlanLine, ...]:
+    given, repacked = "asked for", facts.extra_buffers
     shape = "plain" if choice.plain else "chain" if choice.width == 1 else "tree"
+    rows_why = given if asked.nodes else "a fixed default until control measures it"
     lines = [
         PlanLine("weights", quantisation, "as the file has them"),
-        PlanLine(
-            "context",
-            str(n_ctx),
-            "asked for" if asked.context else f"trained length, at most {DEFAULT_CONTEXT}",
-        ),
-        PlanLine("kv", asked.kv, "asked for" if asked.kv != "f16" else "what the runtime computes in"),
-        PlanLine("threads", str(threads(asked)), "asked for" if asked.threads else "one a core"),
-        PlanLine("drafter", drafter.name if drafter else "none", why_drafter),
-        PlanLine(
-            "rows",
-            f"{choice.rows} ({shape})",
-            "asked for" if asked.nodes else "a fixed default until control measures it",
-        ),
+        PlanLine("context", str(n_ctx), given if asked.context else f"trained length, at most {DEFAULT_CONTEXT}"),
+        PlanLine("kv", asked.kv, given if asked.kv != "f16" else "what the runtime computes in"),
+        PlanLine("threads", str(threads(asked)), given if asked.threads else "one a core"),
+        PlanLine("drafter", draft.model.name if draft.model else "none", draft.why),
+        PlanLine("rows", f"{choice.rows} ({shape})", "nothing drafts" if choice.plain else rows_why),
         PlanLine(
             "extra buffers",
-            "on" if facts.extra_buffers else "off",
-            "self-test: this host decodes with them" if facts.extra_buffers else "self-test: this host dies with them",
+            "on" if repacked else "off",
+            f"self-test: this host {'decodes' if repacked else 'dies'} with them",
         ),
     ]
     if asked.exact:
-        held = "self-test: rows are the same at every width here"
-        not_held = "self-test: rows depend on the width of a pass here, so decoding is plain"
-        lines.append(PlanLine("exact", "on", held if facts.exact else not_held))
+        lines.append(PlanLine("exact", "on" if facts.exact else "plain", EXACT if facts.exact else NOT_EXACT))
     return tuple(lines)

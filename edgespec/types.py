@@ -1,7 +1,7 @@
 """The vocabulary of edgespec: frozen values that cross its borders.
 
-Imports nothing of edgespec but its errors, so that every layer may use it. Token ids are int32 everywhere, probabilities are
-natural logarithms, times are milliseconds and sizes are bytes, as the names say.
+Imports nothing of edgespec but its errors, so that every layer may use it. Token ids are int32 everywhere,
+probabilities are natural logarithms, times are milliseconds and sizes are bytes, as the names say.
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from edgespec.errors import BadSetting
 
-Ids = NDArray[np.int32]
-Floats = NDArray[np.float32]
+if TYPE_CHECKING:  # the faces speak this vocabulary too, and start faster without numpy
+    import numpy as np
+    from numpy.typing import NDArray
+
+Ids: TypeAlias = "NDArray[np.int32]"
+Floats: TypeAlias = "NDArray[np.float32]"
 FinishReason = Literal["stop", "length", "cancelled"]
 
 KV_TYPES = ("f16", "q8_0", "q4_0")
@@ -117,8 +118,12 @@ class ContextSpec:
 
 def _check(name: str, value: float, low: float, high: float) -> None:
     if not math.isfinite(value) or not low <= value <= high:
-        bound = f"between {low:g} and {high:g}" if math.isfinite(high) else f"{low:g} or more"
-        raise BadSetting(f"{name} is {value:g} but must be {bound}")
+        bound = f"between {_shown(low)} and {_shown(high)}" if math.isfinite(high) else f"{_shown(low)} or more"
+        raise BadSetting(f"{name} is {_shown(value)} but must be {bound}")
+
+
+def _shown(number: float) -> str:
+    return f"{number:g}" if isinstance(number, float) else str(number)
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 _STEP = re.compile(r"^\s*\[\s*(\d+)/(\d+)\]\s")
 _PERCENT = re.compile(r"^\s*\[\s*(\d+)%\]\s")  # make, where ninja is not to be had
 _PHASES = (
-    ("Downloading llama_cpp_python", "downloading the sources"),
-    ("Installing build dependencies: started", "fetching the build tools"),
-    ("Configuring CMake", "configuring"),
-    ("*** Making wheel", "packing"),
+    (r"\s*Downloading llama_cpp_python", "downloading the sources"),
+    (r"\s*Installing build dependencies: started", "fetching the build tools"),
+    (r"\s*\*\*\* Configuring CMake", "configuring"),
+    (r"\s*\*\*\* Making wheel", "packing"),
+    (r"Collecting ", "downloading"),  # indented, it is about the build tools
+    (r"Installing collected packages", "unpacking"),
 )
-_MEANINGFUL = re.compile(
-    r"error[: ]|\bERROR\b|FAILED|undefined reference|Killed|No space left", re.IGNORECASE
-)
-_NOISE = re.compile(
-    r"Looking in (indexes|links)|is neither a file|subprocess-exited-with-error|note: |Retrying "
-)
+_MEANINGFUL = re.compile(r"error[: ]|\bERROR\b|FAILED|undefined reference|Killed|No space left", re.IGNORECASE)
+_NOISE = re.compile(r"Looking in (indexes|links)|is neither a file|subprocess-exited-with-error|note: |Retrying ")
 _HOSTS = re.compile(r"\b(?:https?|file)://\S+")
 _CAUSES = (
     (
@@ -65,7 +63,7 @@ def parse_step(line: str) -> Step | None:
 
 def parse_phase(line: str) -> str | None:
     """What the build begins to do with this line, in words; None if nothing new."""
-    return next((words for mark, words in _PHASES if mark in line), None)
+    return next((words for pattern, words in _PHASES if re.match(pattern, line)), None)
 
 
 def further(known: Step | None, new: Step | None) -> Step | None:

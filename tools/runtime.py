@@ -50,16 +50,21 @@ def ensure_runtime(installed: str, cmake_args: str, log: TextIO) -> str:
     with wheel_cache.locked(cache / "lock", lambda: say("waiting for another set-up's runtime")):
         for variant in plan.prebuilt:
             key = build.build_key(version, f"prebuilt-{variant}", _python_tag(), (platform.machine(),))
-            if key == installed or _install_prebuilt(variant, version, cache, key, log):
+            if key == installed:
                 return key
+            wheel = wheel_cache.find_wheel(cache, key) or _fetch_prebuilt(variant, version, cache, key, log)
+            if wheel is not None:
+                installed = ""  # from here on another one is in its place
+                if _install_prebuilt(variant, version, wheel, log):
+                    return key
         if plan.warning:
             say(f"WARNING: {plan.warning}")
         key = _source_key(version, plan, facts)
         if key == installed:
             return key
+        _say_plan(plan, facts)
         wheel = wheel_cache.find_wheel(cache, key)
         if wheel is None:
-            _say_plan(plan, version, facts)
             wheel = _build_wheel(plan, version, cache, key, log)
     if not pip(["install", "--force-reinstall", "--no-deps", str(wheel)], "installing the runtime", log):
         raise failure("Installing the runtime")
@@ -118,6 +123,7 @@ def _build_wheel(plan: build.BuildPlan, version: str, cache: Path, key: str, log
     """The wheel built by this plan, in the cache; raises SetupError."""
     if shutil.disk_usage(cache).free < _BUILD_BYTES:
         raise SetupError(f"Building the runtime needs 2 GB in {cache}: free some and run the command again.")
+    _say_time(plan.cmake_args, version)
     started = time.monotonic()
     with wheel_cache.workshop(cache) as place:
         made, scratch = place / "made", place / "scratch"
@@ -142,14 +148,17 @@ def _build_wheel(plan: build.BuildPlan, version: str, cache: Path, key: str, log
     return wheel
 
 
-def _say_plan(plan: build.BuildPlan, version: str, facts: gpu.Facts) -> None:
+def _say_plan(plan: build.BuildPlan, facts: gpu.Facts) -> None:
     if plan.target == "custom":
-        say(f"building with your own CMAKE_ARGS and no others: {plan.cmake_args}")
+        say(f"the runtime is built with your own CMAKE_ARGS and no others: {plan.cmake_args}")
         say("they stay in force for this .venv until `CMAKE_ARGS= make setup`")
     else:
         where = "" if plan.target == "cpu" else f" and the GPU ({plan.target})"
-        say(f"building for this CPU{where}: {build.cpu_summary(facts.arch, facts.cpuinfo)}")
-    minutes, cores = build.build_minutes(plan.cmake_args, _n_cores()), _n_cores()
+        say(f"the runtime is for this CPU{where}: {build.cpu_summary(facts.arch, facts.cpuinfo)}")
+
+
+def _say_time(cmake_args: str, version: str) -> None:
+    minutes, cores = build.build_minutes(cmake_args, _n_cores()), _n_cores()
     long = f"about {minutes} minute{'s' * (minutes > 1)} on {cores} core{'s' * (cores > 1)}"
     say(f"compiling llama.cpp (llama-cpp-python {version}) takes {long}; once per machine")
 
@@ -167,11 +176,8 @@ def _free_memory() -> int | None:
     return min(found, default=None)
 
 
-def _install_prebuilt(variant: str, version: str, cache: Path, key: str, log: TextIO) -> bool:
-    """Whether llama-cpp-python's own wheel of this variant is in .venv now, decodes, and reaches the GPU."""
-    wheel = wheel_cache.find_wheel(cache, key) or _fetch_prebuilt(variant, version, cache, key, log)
-    if wheel is None:
-        return False
+def _install_prebuilt(variant: str, version: str, wheel: Path, log: TextIO) -> bool:
+    """Whether llama-cpp-python's own wheel, now in .venv, decodes and reaches the GPU; else it is dropped."""
     libraries = list(prebuilt.runtime_libraries(variant))
     if pip(["install", "--force-reinstall", "--no-deps", str(wheel)], "installing the runtime", log) and pip(
         ["install", f"llama-cpp-python=={version}", *libraries], "installing its libraries", log
@@ -193,7 +199,7 @@ def _fetch_prebuilt(variant: str, version: str, cache: Path, key: str, log: Text
     say(f"taking llama-cpp-python's own prebuilt wheel for {variant}")
     with wheel_cache.workshop(cache) as place:
         arguments = ["download", "--no-deps", "-d", str(place / "made"), address]
-        done = pip(arguments, "downloading", log)
+        done = pip(arguments, "fetching", log)
         return wheel_cache.keep_wheel(cache, key, place / "made") if done else None
 
 

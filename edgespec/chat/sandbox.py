@@ -2,10 +2,10 @@
 
 A template is code out of a downloaded file. jinja2's immutable sandbox keeps it from Python's insides and
 from changing what it is given. Limits on top of that: it stops after a few seconds (every turn of a loop and
-every call of a macro or block looks at the clock), loops over at most 100,000 numbers, writes at most some
+every macro, block, filter and test looks at the clock), loops over at most 100,000 numbers, writes at most some
 multiple of the conversation, and no operator, filter, call or `set` may leave a value larger than that.
 
-Not covered: a single step that makes a huge value in one go out of two allowed ones (`replace`, `join`, a
+Not covered: a single step whose cost is the product of two allowed sizes (`replace`, `join`, `sum` of lists, a
 format); it is found out only afterwards. A template that means harm can so still cost the process it runs in;
 that is the worker, which holds nothing that cannot be loaded again.
 """
@@ -21,7 +21,7 @@ from functools import wraps
 from typing import Any, NoReturn
 
 from jinja2 import nodes
-from jinja2.environment import Environment
+from jinja2.environment import Environment, Template
 from jinja2.exceptions import SecurityError, TemplateError
 from jinja2.ext import Extension, LoopControlExtension
 from jinja2.parser import Parser
@@ -58,18 +58,18 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         self.globals.pop("lipsum")
         self.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
 
-    def parse_limited(self, source: str) -> nodes.Template:
-        """The template's syntax tree with its limits built in; raises what jinja2's parser raises."""
+    def compile_limited(self, source: str) -> Template:
+        """The template with its limits built in; raises what jinja2 and Python's compiler raise."""
         tree = _Limits().visit(self.parse(source))
         assert isinstance(tree, nodes.Template)
-        return tree
+        return self.from_string(tree)
 
-    def render(self, tree: nodes.Template, values: Mapping[str, Any], max_size: int) -> str:
-        """The text the template makes of values; raises what it raises, LimitReached beyond the limits."""
+    def render(self, template: Template, values: Mapping[str, Any], max_size: int) -> str:
+        """The text a template makes of values; raises what it raises, LimitReached beyond the limits."""
         self._deadline, self._max_size = time.monotonic() + self._seconds, max_size
         chunks: list[str] = []
         size = 0
-        for chunk in self.from_string(tree).generate(values):
+        for chunk in template.generate(values):
             self.tick()
             size += len(chunk)
             self._check_size(size)
@@ -108,11 +108,16 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
             _check_format(str(value.__self__))
         return wrapped
 
+    def call_test(self, *args: Any, **kwargs: Any) -> Any:
+        self.tick()
+        return super().call_test(*args, **kwargs)
+
     def _limited(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """A filter that looks at what it is asked for and at what it makes."""
 
         @wraps(function)
         def limited(*args: Any, **kwargs: Any) -> Any:
+            self.tick()
             if name in _WIDTH_FILTERS:
                 _check_widths(args, kwargs)
             elif name == "format":
@@ -137,9 +142,6 @@ class _Limits(NodeTransformer):
     def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
         return self._ticking(node)
 
-    def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.Node:
-        return self._ticking(node)
-
     def visit_Block(self, node: nodes.Block) -> nodes.Node:
         return self._ticking(node)
 
@@ -150,7 +152,7 @@ class _Limits(NodeTransformer):
         node.filter = nodes.Filter(node.filter, "sized", [], [], None, None)
         return self.generic_visit(node)
 
-    def _ticking(self, node: nodes.For | nodes.Macro | nodes.CallBlock | nodes.Block) -> nodes.Node:
+    def _ticking(self, node: nodes.For | nodes.Macro | nodes.Block) -> nodes.Node:
         node.body.insert(0, nodes.ExprStmt(_environment_call("tick")))
         return self.generic_visit(node)
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from jinja2 import nodes
-from jinja2.exceptions import TemplateError, TemplateSyntaxError
+from jinja2 import Template
+from jinja2.exceptions import TemplateSyntaxError
 
 from edgespec.chat.sandbox import SECONDS, Refused, TemplateEnvironment
 from edgespec.errors import BadSetting, ModelUnusable
@@ -37,54 +37,50 @@ class ChatTemplate:
         """Raises ModelUnusable where the source is not a template."""
         self._values = {"bos_token": bos_text, "eos_token": eos_text, "tools": None, "documents": None}
         self._environment = TemplateEnvironment(seconds)
-        self._tree = self._parse(source) if source and source.strip() else None
-        self.warning = None if self._tree else NO_TEMPLATE
-        self.stop: tuple[str, ...] = () if self._tree else ("\nUser:",)
+        self._template = self._compile(source) if source and source.strip() else None
+        self.warning = None if self._template else NO_TEMPLATE
+        self.stop: tuple[str, ...] = () if self._template else ("\nUser:",)
 
     def render(self, messages: Sequence[Message]) -> str:
         """The conversation as text, ending where the model's answer begins.
 
         Raises BadSetting where the template refuses the conversation, ModelUnusable where it fails.
         """
-        if self._tree is None:
+        if self._template is None:
             return _plain(messages)
         system = [m.content.strip() for m in messages if m.role == "system"]
         if not system:
-            return self._render(self._tree, messages)
+            return self._render(self._template, messages)
         try:
-            text = self._render(self._tree, messages)
+            text = self._render(self._template, messages)
         except BadSetting:
-            return self._render(self._tree, fold_system(messages))
+            return self._render(self._template, fold_system(messages))
         if all(content in text for content in system):
             return text
-        return self._render(self._tree, fold_system(messages))
+        return self._render(self._template, fold_system(messages))
 
-    def _parse(self, source: str) -> nodes.Template:
+    def _compile(self, source: str) -> Template:
         if len(source) > _MAX_SOURCE:
             raise ModelUnusable(f"the model's chat template is {len(source):,} characters long; {_TODO}")
         try:
-            tree = self._environment.parse_limited(source)
-            self._environment.from_string(tree)
+            return self._environment.compile_limited(source)
         except TemplateSyntaxError as error:
             reason = f"{error.message} in line {error.lineno}"
             raise ModelUnusable(f"the model's chat template has an error ({reason}); {_TODO}") from None
         except Exception as error:  # the source is foreign: Python's compiler has its own limits and errors
             raise ModelUnusable(f"the model's chat template cannot be read ({_brief(error)}); {_TODO}") from None
-        return tree
 
-    def _render(self, tree: nodes.Template, messages: Sequence[Message]) -> str:
+    def _render(self, template: Template, messages: Sequence[Message]) -> str:
         values = {**self._values, "messages": [m.rendered() for m in messages], "add_generation_prompt": True}
         room = 1_000_000 + 8 * sum(len(m.content) for m in messages)
         try:
-            return self._environment.render(tree, values, room)
+            return self._environment.render(template, values, room)
         except Refused as error:
             reason = _brief(error)
             raise BadSetting(
                 f"the model's chat template refuses this conversation ({reason}); start a new one"
             ) from None
-        except TemplateError as error:
-            raise ModelUnusable(f"the model's chat template fails ({_brief(error)}); {_TODO}") from None
-        except Exception as error:  # whatever foreign code may raise: TypeError, RecursionError, OverflowError
+        except Exception as error:  # foreign code may raise anything: TemplateError, TypeError, RecursionError
             raise ModelUnusable(f"the model's chat template fails ({_brief(error)}); {_TODO}") from None
 
 

@@ -1,24 +1,26 @@
-"""`edgespec chat`: a conversation by plain streaming."""
+"""`edgespec chat`: a conversation by plain streaming. Not covered: the full-screen face, saved sessions."""
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable
 
+from edgespec.cli import INTERRUPTED, screen
 from edgespec.cli import options as o
-from edgespec.cli import screen
-from edgespec.cli.screen import load
-from edgespec.errors import BadSetting, ContextOverflow
+from edgespec.errors import BadSetting, EdgespecError, WorkerDied
 from edgespec.service.messages import Loaded
 from edgespec.service.supervisor import Supervisor
 from edgespec.types import Answer, Message, Sampling
 
 _DEFAULT = Sampling()
 HELP = """/help   this list
-/clear  forget the conversation and start anew
+/clear  forget the conversation and start anew (also /new)
 /stats  what the last answer cost
 /plan   what was loaded, and why
 /exit   leave (also /quit, /bye, Ctrl-D)
-Ctrl-C stops an answer; a second one leaves."""
+Ctrl-C stops an answer or drops a line; a second one in a row leaves.
+A space in front of a / sends the line as text. A paste of several lines is one message."""
 
 
 def chat(
@@ -45,11 +47,11 @@ def chat(
     sampling = o.sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens)
     asked = o.settings(model, draft, method, shape, nodes, depth, context, kv, exact, threads)
     with Supervisor() as worker:
-        return Conversation(worker, load(worker, asked), sampling, max_tokens, system).run()
+        return Conversation(worker, screen.load(worker, asked), sampling, max_tokens, system).run()
 
 
 class Conversation:
-    """Turns typed and answered; on a terminal it prompts and reports, in a pipe it only answers."""
+    """Reads lines, answers each; on a terminal with a prompt, commands and a line of figures below each answer."""
 
     def __init__(
         self,
@@ -64,52 +66,65 @@ class Conversation:
         self._system = [Message("system", system)] if system else []
         self._turns: list[Message] = []
         self._last: Answer | None = None
-        self._talking = sys.stdin.isatty() and sys.stdout.isatty()
+        self._one_more_leaves = False
 
     def run(self) -> int:
-        if self._talking:
-            _enable_line_editing()
-            note = f": {self._loaded.note}" if self._loaded.note else ""
-            print(f"{self._loaded.model} ({self._loaded.method}){note}. /help lists commands.")
+        """The exit code, once the input has ended or the user wants to leave; KeyboardInterrupt out of an answer."""
+        return self._talk() if sys.stdin.isatty() and sys.stdout.isatty() else self._answer_lines()
+
+    def _answer_lines(self) -> int:
+        while (text := _next_line()) is not None:
+            if text.strip() and self._turn(text.strip()).finish == "cancelled":
+                return INTERRUPTED
+        return 0
+
+    def _talk(self) -> int:
+        typed = _line_editor()
+        print(_greeting(self._loaded))
         while True:
             try:
-                text = self._read()
+                text = _ask()
             except KeyboardInterrupt:
                 print()
-                return 130
-            if text is None:
+                if self._one_more_leaves and not typed():
+                    return INTERRUPTED
+                self._one_more_leaves = True
+                _note("(Ctrl-C once more leaves)", dim=True)
+                continue
+            if text is None or text in ("/exit", "/quit", "/bye"):
                 return 0
-            if text.startswith("/") and self._talking:
-                if text in ("/exit", "/quit", "/bye"):
-                    return 0
+            self._one_more_leaves = False
+            if text.startswith("/"):
                 self._command(text)
-            elif text:
-                self._turn(text)
+            elif text.strip():
+                self._exchange(text.strip())
 
-    def _read(self) -> str | None:
-        """One line, None at the end of input; raises BadSetting where a pipe is not UTF-8."""
-        if self._talking:
-            try:
-                text = input("> ").strip()
-            except EOFError:
-                print()
-                return None
-            if any("\ud800" <= c <= "\udfff" for c in text):
-                print("that line is not UTF-8 text; check the terminal's encoding", file=sys.stderr)
-                return ""
-            return text
-        raw = sys.stdin.buffer.readline()
+    def _exchange(self, text: str) -> None:
+        """One message and its answer; what cannot be answered is said and dropped."""
         try:
-            return raw.decode("utf-8").strip() if raw else None
-        except UnicodeDecodeError as error:
-            raise BadSetting(
-                f"standard input is not UTF-8 text (byte {error.start} of a line); convert it with iconv -t UTF-8"
-            ) from None
+            answer = self._turn(text)
+        except WorkerDied:
+            raise
+        except EdgespecError as error:
+            _note(f"{error}; your message was not sent: arrow up brings it back, /clear starts anew")
+        else:
+            self._one_more_leaves = answer.finish == "cancelled"
+            _note(_ending(answer), dim=True)
+
+    def _turn(self, text: str) -> Answer:
+        """Answer one message and remember both; one stopped before its first token leaves no trace."""
+        asked = Message("user", text)
+        messages = [*self._system, *self._turns, asked]
+        answer = screen.answer(self._worker, messages, self._sampling, self._max_tokens, show=True).answer
+        if answer.tokens:
+            self._last = answer
+            self._turns += [asked, Message("assistant", answer.text, answer.tokens)]
+        return answer
 
     def _command(self, text: str) -> None:
-        if text == "/help":
+        if text in ("/help", "/?"):
             print(HELP)
-        elif text == "/clear":
+        elif text in ("/clear", "/new"):
             self._turns.clear()
             print("the conversation starts anew")
         elif text == "/stats":
@@ -117,28 +132,44 @@ class Conversation:
         elif text == "/plan":
             print("\n".join(f"{p.line:14} {p.value:20} {p.reason}" for p in self._loaded.plan))
         else:
-            print(f"{text.split()[0]} is no command; /help lists them", file=sys.stderr)
+            _note(f"{text.split()[0]} is no command; /help lists them (a space in front sends the line as text)")
 
-    def _turn(self, text: str) -> None:
-        asked = Message("user", text)
-        try:
-            messages = [*self._system, *self._turns, asked]
-            answer = screen.answer(self._worker, messages, self._sampling, self._max_tokens, echo=True).answer
-        except ContextOverflow as error:
-            if not self._talking:
-                raise
-            print(
-                f"{error}; your message was not sent: arrow up brings it back, /clear starts anew",
-                file=sys.stderr,
-            )
-            return
-        self._last = answer
-        self._turns += [asked, Message("assistant", answer.text, answer.tokens)]
-        print("" if answer.text.endswith("\n") else "\n", end="", flush=True)
-        if answer.finish == "length" and self._talking:
-            print("(cut: the answer reached its longest length or the context is full)", file=sys.stderr)
-        if self._talking:
-            print(f"\x1b[2m{stats(answer)}\x1b[0m", file=sys.stderr)
+
+def _ask() -> str | None:
+    """What the user types, "" where there is nothing to send, None at the end of input."""
+    try:
+        text = input("> ").rstrip()
+    except EOFError:
+        print()
+        return None
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        _note("that line is not UTF-8 text and was not sent; check the terminal's encoding")
+        return ""
+    return text
+
+
+def _next_line() -> str | None:
+    """The next line of a pipe, None at its end; raises BadSetting where it is not UTF-8."""
+    raw = sys.stdin.buffer.readline()
+    try:
+        return raw.decode("utf-8-sig").rstrip() if raw else None
+    except UnicodeDecodeError as error:
+        raise BadSetting(
+            f"standard input is not UTF-8 text (byte {error.start} of a line); convert it with iconv -t UTF-8"
+        ) from None
+
+
+def _greeting(loaded: Loaded) -> str:
+    drafter = next((p.value for p in loaded.plan if p.line == "drafter" and p.value != "none"), None)
+    about = f": {loaded.note}" if loaded.note else ""
+    return f"{loaded.model}{f' with drafter {drafter}' if drafter else ''}{about}. /help lists commands."
+
+
+def _ending(answer: Answer) -> str:
+    if not answer.tokens:
+        return "(stopped before the answer began; your message is not part of the conversation)"
+    cut = "(the answer reached its longest length, or the context is full) " if answer.finish == "length" else ""
+    return cut + stats(answer)
 
 
 def stats(a: Answer) -> str:
@@ -152,8 +183,18 @@ def stats(a: Answer) -> str:
     )
 
 
-def _enable_line_editing() -> None:
+def _note(text: str, dim: bool = False) -> None:
+    """A line of ours beside the answer, on stderr."""
+    plain = not dim or "NO_COLOR" in os.environ or not sys.stderr.isatty()
+    print(text if plain else f"\x1b[2m{text}\x1b[0m", file=sys.stderr)
+
+
+def _line_editor() -> Callable[[], str]:
+    """Let input() edit lines, and return what tells the line being typed."""
     try:
-        import readline  # noqa: F401  (input() uses it once imported)
+        import readline
     except ImportError:
-        return  # Windows: the console edits lines itself
+        return lambda: ""  # Windows: the console edits lines itself
+    if "libedit" not in (readline.__doc__ or ""):
+        readline.parse_and_bind("set enable-bracketed-paste on")  # Python switches it off
+    return readline.get_line_buffer

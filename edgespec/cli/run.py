@@ -8,14 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
+from edgespec.cli import INTERRUPTED, screen
 from edgespec.cli import options as o
-from edgespec.cli.screen import answer, load
 from edgespec.errors import BadSetting
 from edgespec.service.messages import Done, Loaded
 from edgespec.service.supervisor import Supervisor
 from edgespec.types import Message, Sampling
 
 _DEFAULT = Sampling()
+# Far beyond any context; without it an endless pipe would fill the memory first.
+MAX_INPUT_BYTES = 1 << 26
 
 
 def run(
@@ -49,13 +51,11 @@ def run(
     if system:
         messages.insert(0, Message("system", system))
     with Supervisor() as worker:
-        loaded = load(worker, asked)
-        done = answer(worker, messages, sampling, max_tokens, echo=not as_json)
+        loaded = screen.load(worker, asked)
+        done = screen.answer(worker, messages, sampling, max_tokens, show=not as_json)
     if as_json:
         print(json.dumps(result(done, loaded, sampling)))
-    elif done.answer.text and not done.answer.text.endswith("\n"):
-        print()
-    return 130 if done.answer.finish == "cancelled" else 0
+    return INTERRUPTED if done.answer.finish == "cancelled" else 0
 
 
 def _prompt(given: str | None) -> str:
@@ -65,9 +65,11 @@ def _prompt(given: str | None) -> str:
     elif given is None and sys.stdin.isatty():
         raise BadSetting('there is no prompt; give one with -p "TEXT" or pipe it in')
     else:
-        raw = sys.stdin.buffer.read()
+        raw = sys.stdin.buffer.read(MAX_INPUT_BYTES + 1)
+        if len(raw) > MAX_INPUT_BYTES:
+            raise BadSetting(f"standard input is longer than {MAX_INPUT_BYTES:,} bytes; pipe in less")
         try:
-            text = raw.decode("utf-8")
+            text = raw.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise BadSetting(
                 f"standard input is not UTF-8 text (byte {error.start} of {len(raw)}); convert it, for example "

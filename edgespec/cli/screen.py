@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
+import signal
 import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
 
 from edgespec.errors import Cancelled
 from edgespec.service.messages import Done, Loaded, Progress
-from edgespec.service.supervisor import Supervisor
+from edgespec.service.supervisor import Nudged, Supervisor
 from edgespec.types import Message, Sampling, Settings
+
+# Control characters could drive the terminal: only line breaks and tabs pass.
+_CONTROLS = {c: "\ufffd" for c in (*range(32), *range(127, 160)) if chr(c) not in "\n\t"}
 
 
 class ProgressLine:
-    """A line on stderr that overwrites itself and is wiped before the answer."""
+    """A line on stderr that overwrites itself and is wiped before the answer; nothing where stderr is no terminal."""
 
     def __init__(self) -> None:
         self._shown = False
@@ -19,13 +27,54 @@ class ProgressLine:
     def show(self, event: Progress) -> None:
         if sys.stderr.isatty():
             share = f" {event.done:4.0%}" if event.done else " ..."
-            print(f"\r\x1b[K{event.what}{share}", end="", file=sys.stderr, flush=True)
+            room = shutil.get_terminal_size().columns - len(share) - 1
+            print(f"\r\x1b[K{event.what[:room]}{share}", end="", file=sys.stderr, flush=True)
             self._shown = True
 
     def wipe(self) -> None:
         if self._shown:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
             self._shown = False
+
+
+class Interrupts:
+    """While entered, the first Ctrl-C calls `first`, inside the signal handler, and every later one raises
+    KeyboardInterrupt. An exception at the first could strike between two steps and lose a piece of the answer."""
+
+    def __init__(self, first: Callable[[], None]) -> None:
+        self._first, self._seen = first, False
+
+    def __enter__(self) -> None:
+        self._before = signal.getsignal(signal.SIGINT)
+        if self._before != signal.SIG_IGN:  # ignored by whoever started this, as nohup does
+            signal.signal(signal.SIGINT, self._on_signal)
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self._seen:
+            raise KeyboardInterrupt
+        self._seen = True
+        self._first()
+
+
+class Echo:
+    """Prints an answer's pieces; end() breaks the line where the answer did not."""
+
+    def __init__(self) -> None:
+        self._tail = "\n"
+        self._terminal = sys.stdout.isatty()
+
+    def print(self, text: str) -> None:
+        if text:
+            print(text.translate(_CONTROLS) if self._terminal else text, end="", flush=True)
+            self._tail = text[-1]
+
+    def end(self) -> None:
+        if self._tail != "\n":
+            print(flush=True)
+            self._tail = "\n"
 
 
 def load(worker: Supervisor, settings: Settings) -> Loaded:
@@ -42,24 +91,26 @@ def load(worker: Supervisor, settings: Settings) -> Loaded:
     return loaded
 
 
-def answer(worker: Supervisor, messages: list[Message], sampling: Sampling, max_tokens: int | None, echo: bool) -> Done:
-    """Print pieces as they come; Ctrl-C stops the answer and keeps what was said, a second one leaves."""
-    events = worker.generate(messages, sampling, max_tokens)
-    line, interrupted = ProgressLine(), False
-    while True:
-        try:
-            event = next(events)
-            if isinstance(event, Progress):
+def answer(
+    worker: Supervisor, messages: Sequence[Message], sampling: Sampling, max_tokens: int | None, show: bool
+) -> Done:
+    """Print pieces as they come where `show`; Ctrl-C stops the answer and keeps what was said, a second one leaves.
+
+    Whatever happens, the line of the answer ends. Raises what Supervisor.generate raises, KeyboardInterrupt.
+    """
+    line, echo = ProgressLine(), Echo()
+    with contextlib.ExitStack() as at_end:
+        at_end.callback(echo.end)
+        at_end.callback(line.wipe)
+        at_end.enter_context(Interrupts(worker.nudge))
+        for event in worker.generate(messages, sampling, max_tokens):
+            if isinstance(event, Nudged):
+                worker.cancel()
+            elif isinstance(event, Progress):
                 line.show(event)
-                continue
-            line.wipe()
-            if isinstance(event, Done):
+            elif isinstance(event, Done):
                 return event
-            if echo:
-                print(event.piece.text, end="", flush=True)
-        except KeyboardInterrupt:
-            line.wipe()
-            if interrupted:
-                raise
-            interrupted = True
-            worker.cancel()
+            elif show:
+                line.wipe()
+                echo.print(event.piece.text)
+    raise AssertionError("an answer ended without Done")

@@ -10,7 +10,11 @@ from edgespec.types import Caps, ContextSpec, Ids, Rows, Span
 
 
 class TimedContext:
-    """Passes every call on; `ms` sums the runtime's milliseconds, `cancelled` is asked in prefills that bring no check."""
+    """Passes every call on.
+
+    ms         sum of the runtime's milliseconds
+    cancelled  asked in prefills that bring no check of their own
+    """
 
     def __init__(self, inner: Context) -> None:
         self._inner = inner

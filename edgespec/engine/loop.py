@@ -1,6 +1,7 @@
 """One conversation, round by round: choose, draft, evaluate, verify, keep (DESIGN section 2).
 
-Calls go down, steps come up; the only lasting change of a round is at its commit. Not covered: several slots in a batch.
+Calls go down, steps come up; the only lasting change of a round is at its commit.
+Not covered: several slots in a batch.
 """
 
 from __future__ import annotations

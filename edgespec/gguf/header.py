@@ -225,7 +225,6 @@ class _Walk:
                 last = len(window) - 8
             at += 8 + length_at(window, at)[0]
         self._pos = self._base + at
-        self._skip(0)
 
     def _string(self, limit: int, keep: int = MAX_KEPT_STRING_BYTES) -> str | None:
         """A string, with U+FFFD for bytes that are not UTF-8; None where it is longer than `keep`."""

@@ -97,10 +97,13 @@ class Pipe:
             self._writer.flush()
 
     def receive(self) -> Order | Event | None:
-        """The next message, None at the end of the stream."""
+        """The next message, None at the end of the stream, even one in the middle of a message."""
         head = self._reader.read(_LENGTH.size)
         if len(head) < _LENGTH.size:
             return None
-        body = self._reader.read(*_LENGTH.unpack(head))
+        (size,) = _LENGTH.unpack(head)
+        body = self._reader.read(size)
+        if len(body) < size:
+            return None
         message: Order | Event = pickle.loads(body)
         return message

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 
-from edgespec.errors import Cancelled, WorkerDied
+from edgespec.errors import WorkerDied
 from edgespec.service.messages import (
     Cancel,
     Done,
@@ -27,34 +30,43 @@ from edgespec.service.messages import (
 )
 from edgespec.types import Message, Sampling, Settings
 
+COMMAND = (sys.executable, "-m", "edgespec.service.worker")
 GRACE_S = 5
+# Python runs signal handlers between waits only, and Windows wakes no wait for them.
+WAIT_S = 0.2
+_LAST_WORDS = 100
+_NEXT_STEPS = {
+    "SIGKILL": "it may have run out of memory: use a smaller --context or a smaller model",
+    "SIGILL": "the runtime was built for another processor: build it again with `make setup`",
+    "SIGSEGV": "try again, then another file of the model",
+    "SIGABRT": "try again, then another file of the model",
+    "SIGBUS": "try again, then another file of the model",
+    "SIGFPE": "try again, then another file of the model",
+}
+
+
+@dataclass(frozen=True)
+class Nudged:
+    """Nobody sent this: `Supervisor.nudge` was called, and whoever reads the events may look around."""
+
+    request: int
 
 
 class Supervisor:
     """One model in one child process; one request at a time. Ctrl-C reaches only the face: the child is a session of
     its own and ends when this object's pipe does, however this process ends."""
 
-    def __init__(self, command: Sequence[str] = (sys.executable, "-m", "edgespec.service.worker")) -> None:
-        self._stderr = tempfile.TemporaryFile()
-        self._child = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            start_new_session=True,
-        )
-        assert self._child.stdin and self._child.stdout
+    def __init__(self, command: Sequence[str] = COMMAND) -> None:
+        """Raises WorkerDied where the process cannot be started."""
+        self._child = _start(command)
         self._pipe = Pipe(self._child.stdout, self._child.stdin)  # type: ignore[arg-type]
-        self._events: queue.Queue[Event | None] = queue.Queue()
+        self._events: queue.SimpleQueue[Event | Nudged | None] = queue.SimpleQueue()
+        self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
         self._requests = count(1)
         self._current: int | None = None
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self) -> None:
-        with contextlib.suppress(OSError, ValueError, EOFError):
-            while (event := self._pipe.receive()) is not None:
-                self._events.put(event)  # type: ignore[arg-type]
-        self._events.put(None)
+        self._threads = [threading.Thread(target=t, daemon=True) for t in (self._listen, self._note_last_words)]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def pid(self) -> int:
@@ -62,8 +74,9 @@ class Supervisor:
 
     def load(self, settings: Settings, progress: Callable[[Progress], None] = lambda _: None) -> Loaded:
         """Raises what assemble.open_assistant raises, or WorkerDied."""
-        request = self._send(Load(next(self._requests), settings), "loading the model")
-        while not isinstance(event := self._next(request, "loading the model"), Loaded):
+        doing = "loading the model"
+        request = self._send(Load(next(self._requests), settings), doing)
+        while not isinstance(event := self._next(request, doing), Loaded):
             if isinstance(event, Progress):
                 progress(event)
         return event
@@ -74,32 +87,52 @@ class Supervisor:
         sampling: Sampling,
         max_tokens: int | None = None,
         stop: Sequence[str] = (),
-    ) -> Iterator[Progress | Said | Done]:
+    ) -> Iterator[Progress | Said | Nudged | Done]:
         """Events of one answer, Done last; raises what Chat.stream raises, or WorkerDied.
 
-        An exception from outside, such as Ctrl-C, leaves the iterator usable.
+        The order is sent at once. Leaving the iterator, or asking anew, cancels what is still under way.
         """
         order = Generate(next(self._requests), tuple(messages), sampling, max_tokens, tuple(stop))
-        return _Events(self._next, self._send(order, "answering"))
+        return self._answer(self._send(order, "answering"))
+
+    def _answer(self, request: int) -> Iterator[Progress | Said | Nudged | Done]:
+        try:
+            while True:
+                event = self._next(request, "answering")
+                assert isinstance(event, Progress | Said | Nudged | Done)
+                yield event
+                if isinstance(event, Done):
+                    return
+        finally:
+            if self._current == request:
+                self.cancel()
 
     def cancel(self) -> None:
         """Stop the request under way; its events go on until it has ended. Harmless when there is none."""
         if self._current is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):
                 self._pipe.send(Cancel(self._current))
 
+    def nudge(self) -> None:
+        """Make the answer under way yield a Nudged; may be called from a signal handler, which `cancel` may not."""
+        self._events.put(Nudged(self._current or 0))
+
     def _send(self, order: Load | Generate, doing: str) -> int:
+        self.cancel()
         try:
             self._pipe.send(order)
-        except OSError:
+        except (OSError, ValueError):  # the pipe broke, or was closed
             raise self._death(doing) from None
         self._current = order.request
         return order.request
 
-    def _next(self, request: int, doing: str) -> Event:
+    def _next(self, request: int, doing: str) -> Event | Nudged:
         """The request's next event; events of an earlier one that nobody read to its end are passed over."""
         while True:
-            event = self._events.get()
+            try:
+                event = self._events.get(timeout=WAIT_S)
+            except queue.Empty:
+                continue
             if event is None:
                 raise self._death(doing)
             if event.request != request:
@@ -110,56 +143,93 @@ class Supervisor:
                 raise event.error
             return event
 
-    def _death(self, doing: str) -> WorkerDied:
-        self._events.put(None)  # the next request must find the same
-        code = self._child.wait()
-        how = f"exit code {code}"
-        if code < 0:
-            with contextlib.suppress(ValueError):
-                how = signal.Signals(-code).name
-        hint = "; it may have run out of memory: use a smaller --context" if how == "SIGKILL" else ""
-        self._stderr.seek(0)
-        last = (self._stderr.read().decode("utf-8", "replace").strip().splitlines() or [""])[-1].strip()
-        why = f": {last}" if last else ""
-        return WorkerDied(f"the model's process died while {doing} ({how}){why}{hint}; start edgespec again")
+    def _listen(self) -> None:
+        with contextlib.suppress(Exception):  # a frame that a dying process left unfinished may fail in any way
+            while (event := self._pipe.receive()) is not None:
+                self._events.put(event)  # type: ignore[arg-type]
+        self._events.put(None)
 
-    def close(self) -> None:
-        """End the child: gently, then for good."""
-        with contextlib.suppress(OSError):
-            if self._child.stdin:
-                self._child.stdin.close()
+    def _note_last_words(self) -> None:
+        assert self._child.stderr is not None
+        with contextlib.suppress(OSError, ValueError):
+            for line in self._child.stderr:
+                if line.strip():
+                    self._last_words.append(line.decode("utf-8", "replace").strip())
+
+    def _death(self, doing: str) -> WorkerDied:
+        self._current = None
+        self._events.put(None)  # the next request must find the same
+        self._reap()
+        return WorkerDied(_obituary(self._child.returncode, doing, list(self._last_words)))
+
+    def _reap(self) -> None:
+        """Wait for the child to end, but not for ever, and for what it said last."""
         try:
             self._child.wait(GRACE_S)
         except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
-        self._stderr.close()
+            _kill(self._child)
+        for thread in self._threads:
+            thread.join(GRACE_S)
+
+    def close(self) -> None:
+        """End the child: gently, then for good. Idempotent."""
+        with contextlib.suppress(OSError):
+            self._child.stdin.close()  # type: ignore[union-attr]
+        self._reap()
+        self._child.stdout.close()  # type: ignore[union-attr]
+        self._child.stderr.close()  # type: ignore[union-attr]
 
     def kill(self) -> None:
-        """End the child now."""
-        self._child.kill()
+        """End the child now, and whatever it started."""
+        _kill(self._child)
         self.close()
 
     def __enter__(self) -> Supervisor:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.kill() if kind in (KeyboardInterrupt, Cancelled) else self.close()
+        self.close() if kind is None else self.kill()
 
 
-class _Events:
-    """The events of one answer; a class, since an exception would end a generator for good."""
+def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """The child; files in the user's current folder are not what it imports, whatever their names."""
+    environment = dict(os.environ)
+    if not os.path.samefile(os.curdir, Path(__file__).resolve().parents[2]):
+        environment["PYTHONSAFEPATH"] = "1"
+    try:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+        )
+    except OSError as error:
+        why = f"the model's process could not be started ({error}); free some memory and try again"
+        raise WorkerDied(why) from None
 
-    def __init__(self, receive: Callable[[int, str], Event], request: int) -> None:
-        self._receive, self._request, self._ended = receive, request, False
 
-    def __iter__(self) -> _Events:
-        return self
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    if child.poll() is None:
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except (AttributeError, ProcessLookupError, PermissionError):  # Windows has no groups
+            child.kill()
+    child.wait()
 
-    def __next__(self) -> Progress | Said | Done:
-        if self._ended:
-            raise StopIteration
-        event = self._receive(self._request, "answering")
-        self._ended = isinstance(event, Done)
-        assert isinstance(event, Progress | Said | Done)
-        return event
+
+def _obituary(code: int, doing: str, last_words: Sequence[str]) -> str:
+    """One sentence: how the process ended, in its own words where it had any, and what to do."""
+    how = f"ended (exit code {code})"
+    todo = "start edgespec again"
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        how, todo = f"was killed by {name}", _NEXT_STEPS.get(name, todo)
+    telling = [line for line in last_words if "ASSERT" in line or "error" in line.lower()]
+    said = next(iter((telling or list(last_words))[-1:]), "")
+    return f"the model's process {how} while {doing}{': ' + said if said else ''}; {todo}"

@@ -1,6 +1,7 @@
 """The child process that owns the model: takes orders one at a time, cancels between rounds, dies with its parent.
 
-The runtime can abort its process (DESIGN section 5), which is why this is one of its own. Not covered: deciding anything.
+The runtime can abort its process (DESIGN section 5), which is why it has one of its own. Not covered: deciding
+anything.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, BinaryIO
 
-from edgespec.errors import EdgespecError
+from edgespec.errors import BackendError, DoesNotFit, EdgespecError
 from edgespec.service.messages import Cancel, Done, Failed, Generate, Load, Loaded, Pipe, Progress, Said
 from edgespec.types import Piece
 
@@ -32,49 +33,49 @@ class Worker:
         self._orders: queue.Queue[Load | Generate] = queue.Queue()
         self._cancelled: set[int] = set()
         self._assistant: Assistant | None = None
-        self._said_at = 0.0
+        self._said, self._said_at = "", 0.0
 
     def listen(self) -> None:
         """Queue orders, note cancels at once; leave the process when the parent is gone, even in mid-pass."""
-        while (order := self._pipe.receive()) is not None:
-            if isinstance(order, Cancel):
-                self._cancelled.add(order.request)
-            elif isinstance(order, Load | Generate):
-                self._orders.put(order)
-        os._exit(0)
+        try:
+            while (order := self._pipe.receive()) is not None:
+                if isinstance(order, Cancel):
+                    self._cancelled.add(order.request)
+                elif isinstance(order, Load | Generate):
+                    self._orders.put(order)
+        finally:
+            leave()
 
     def serve(self) -> None:
         while True:
             order = self._orders.get()
             try:
                 self._load(order) if isinstance(order, Load) else self._generate(order)
-            except EdgespecError as error:
-                self._pipe.send(Failed(order.request, error))
-            except MemoryError:
-                why = EdgespecError("the model's process ran out of memory; use a smaller --context or model")
-                self._pipe.send(Failed(order.request, why))
+            except BrokenPipeError:
+                raise
             except Exception as error:
-                traceback.print_exc()
-                what = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-                self._pipe.send(
-                    Failed(order.request, EdgespecError(f"an error inside edgespec ({what}); please report it"))
-                )
+                self._pipe.send(Failed(order.request, _said(error)))
             self._cancelled.discard(order.request)
 
     def _report(self, request: int, what: str, done: float) -> None:
+        """Pass progress on, not more often than a person can read; what is new or complete always."""
         now = time.monotonic()
-        if now - self._said_at >= PROGRESS_EVERY_S or done >= 1:
-            self._said_at = now
+        if what != self._said or now - self._said_at >= PROGRESS_EVERY_S or done >= 1:
+            self._said, self._said_at = what, now
             self._pipe.send(Progress(request, what, done))
 
     def _load(self, order: Load) -> None:
-        from edgespec.assemble import open_assistant
+        try:
+            from edgespec.assemble import open_assistant
+        except (ImportError, OSError, RuntimeError) as error:
+            traceback.print_exc()
+            raise BackendError(f"the runtime cannot be loaded ({_brief(error)}); run `make setup` again") from error
 
         if self._assistant is not None:
             self._assistant.close()
             self._assistant = None
         self._assistant = a = open_assistant(
-            settings=order.settings,
+            order.settings,
             report=lambda what, done: self._report(order.request, what, done),
             cancelled=lambda: order.request in self._cancelled,
         )
@@ -101,6 +102,27 @@ class Worker:
                 self._pipe.send(Done(order.request, event, psutil.Process().memory_info().rss))
 
 
+def _said(error: Exception) -> EdgespecError:
+    """The error as it crosses the pipe: a sentence, whatever it was; its traceback stays on stderr."""
+    if isinstance(error, EdgespecError):
+        return error
+    traceback.print_exc()
+    if isinstance(error, MemoryError):
+        return DoesNotFit("the model's process ran out of memory; use a smaller --context or a smaller model")
+    return EdgespecError(f"an error inside edgespec ({_brief(error)}); please report it")
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+
+
+def leave() -> None:
+    """End this process at once, and with it whatever it started (the self-test's children)."""
+    if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(0)
+
+
 def _own_stdout() -> BinaryIO:
     """The pipe to the parent, with file descriptor 1 pointed at stderr: a stray print must not break a frame."""
     pipe = os.fdopen(os.dup(1), "wb")
@@ -116,7 +138,7 @@ def main() -> None:
     try:
         worker.serve()
     except BrokenPipeError:
-        os._exit(0)
+        leave()
 
 
 if __name__ == "__main__":

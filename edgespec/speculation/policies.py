@@ -1,4 +1,4 @@
-"""Which tree to draft: best-first growth in waves (SpecExec, arXiv 2406.02532, algorithm 1; DySpec's heap by parameters).
+"""Which tree to draft: best-first growth in waves (SpecExec, arXiv 2406.02532, algorithm 1; DySpec by parameters).
 
 The drafter's scores fall along a path, so the rows best-scored nodes always form a tree, and growing any node outside
 them can no longer change it. Not covered: where scores come from (drafters), how many rows pay (controllers).

@@ -1,9 +1,9 @@
 """The target's processed distribution, and the noise that turns it into a draw.
 
 Order and meaning of the settings are llama.cpp's (its sampler chain: logit bias, penalties, top-k, top-p, min-p,
-temperature). A draw is argmax(log target_probs + g) with Gumbel noise g(seed, position, id) from a counter-based generator,
-computed only for the ids in question, so a drafter that adds the same g ranks that very draw first (Daliri, Musco,
-Suresh, arXiv 2408.07978). Not covered: grammars.
+temperature). A draw is argmax(log target_probs + g) with Gumbel noise g(seed, position, id) from a counter-based
+generator, computed only for the ids in question, so a drafter that adds the same g ranks that very draw first (Daliri,
+Musco, Suresh, arXiv 2408.07978). Not covered: grammars.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ _FIRST_LOOK = 512
 
 @dataclass(frozen=True)
 class Dist:
-    """What may come next, a row each: ids int32 [m, k], likeliest first, and log-probabilities float32 [m, k] (-inf: cut)."""
+    """What may come next, a row each, likeliest first.
+
+    ids int32 [m, k]; logprob float32 [m, k], -inf where a cut took the id away
+    """
 
     ids: Ids
     logprob: Floats
@@ -82,7 +85,7 @@ class Noise:
         self._seed = seed
 
     def gumbel(self, positions: Sequence[int], ids: Ids) -> NDArray[np.float64]:
-        """One value an id of ids [m, k]; positions: a row each, the index of the token being drawn in the conversation."""
+        """One value an id of ids [m, k]; positions: a row each, the index in the conversation of the token to draw."""
         keys = [_mix(_mix(self._seed) + (position + 1) * _GOLDEN) for position in positions]
         x = ids.astype(np.uint64) * np.uint64(_GOLDEN) + np.array(keys, np.uint64)[:, None]
         x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX_1)

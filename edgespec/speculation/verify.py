@@ -1,7 +1,7 @@
 """Draw and match: walk the tree along the target's own draws (SpecExec's walk, pillars.md section 4, drawn lazily).
 
-Lossless for any tree from any drafter: every emitted token is the target's own draw at its place, and the tree only decides
-how many of them one pass yields. Not covered: rejection sampling against draft probabilities.
+Lossless for any tree from any drafter: every emitted token is the target's own draw at its place, and the tree only
+decides how many of them one pass yields. Not covered: rejection sampling against draft probabilities.
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ class Script:
     n_run: int = 0
     closed: bool = False
 
+    running: Iterator[Prefill | Step] | None = None
+
     def generate(
         self,
         prompt: Sequence[int],
@@ -40,6 +42,12 @@ class Script:
         progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[Prefill | Step]:
         self.asked = {"prompt": prompt, "sampling": sampling, "max_tokens": max_tokens, "end_ids": end_ids}
+        self.running = self._events(cancelled or (lambda: False), progress)  # held: only close() ends it
+        return self.running
+
+    def _events(
+        self, cancelled: Callable[[], bool], progress: Callable[[int, int], None] | None
+    ) -> Iterator[Prefill | Step]:
         try:
             if self.failure:
                 raise self.failure
@@ -47,7 +55,7 @@ class Script:
                 progress(10, 10)
             yield Prefill(10, 4, 2.0)
             for i, tokens in enumerate(self.rounds):
-                stopped = cancelled is not None and cancelled()
+                stopped = cancelled()
                 last = stopped or i == len(self.rounds) - 1
                 self.n_run += not stopped
                 finish: Any = ("cancelled" if stopped else self.finish) if last else None

@@ -35,9 +35,7 @@ def test_a_prompt_is_the_rendered_text_with_control_tokens_as_ids(toy: Toy) -> N
     assert ids_of(toy(), [USER]) == [258, *b"us", 270, 10, *b"Hi", 259, 10, 258, *b"assistant\n"]
 
 
-@pytest.mark.parametrize(
-    ("name", "end"), [("chatml", 259), ("llama3", 260), ("gemma", 263), ("mistral", 257)]
-)
+@pytest.mark.parametrize(("name", "end"), [("chatml", 259), ("llama3", 260), ("gemma", 263), ("mistral", 257)])
 def test_the_next_prompt_extends_the_last_one_and_its_answer(
     name: str, end: int, toy: Toy, templates: dict[str, str]
 ) -> None:

@@ -28,8 +28,7 @@ def test_the_demo_s_own_template_renders() -> None:
     source = read_header(demo).metadata["tokenizer.chat_template"]
     assert isinstance(source, str)
     assert ChatTemplate(source, "<|bos|>", "<|end|>").render([SYSTEM, *TALK]) == (
-        "<|bos|><|system|>Be kind.<|end|><|user|>Hi<|end|><|assistant|>Hello!<|end|>"
-        "<|user|>Bye<|end|><|assistant|>"
+        "<|bos|><|system|>Be kind.<|end|><|user|>Hi<|end|><|assistant|>Hello!<|end|><|user|>Bye<|end|><|assistant|>"
     )
 
 
@@ -85,10 +84,7 @@ def test_the_dialect_is_hugging_face_s() -> None:
     """jinja2's own tojson escapes for HTML, and break, strftime_now and generation are not jinja2's."""
     assert render("{{ {'b': '<é&>', 'a': none} | tojson }}", [USER]) == '{"b": "<é&>", "a": null}'
     assert render("{{ [1] | tojson(indent=2) }}", [USER]) == "[\n  1\n]"
-    assert (
-        render("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", [USER])
-        == "01"
-    )
+    assert render("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", [USER]) == "01"
     assert re.fullmatch(r"\d\d [A-Z]\w+ \d{4}", render("{{ strftime_now('%d %B %Y') }}", [USER]))
     assert render("a{% generation %}b{% endgeneration %}c", [USER]) == "abc"
     assert render("{{ bos_token ~ eos_token }}{{ tools is none }}{{ nothing }}", [USER]) == "<s></s>True"
@@ -154,7 +150,11 @@ def test_a_template_reaches_nothing_but_its_values(source: str) -> None:
     "source",
     [
         "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
-        "{% for i in range(100000) %}{% for j in range(100000) if false %}{% endfor %}{% endfor %}",
+        "{% set many = range(100000) | list %}{% for i in many if -1 in many %}{% endfor %}",
+        "{{ range(100000) | reject('in', range(1000, 100000) | list) | list | length }}",
+        "{{ ([range(100000)] * 100000) | map('sum') | list | length }}",
+        "{% set ns = namespace(d=0) %}{% block a %}{% if ns.d < 40 %}{% set ns.d = ns.d + 1 %}"
+        "{{ self.a() }}{{ self.a() }}{% set ns.d = ns.d - 1 %}{% endif %}{% endblock %}",
         "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
         "{% macro f(n) %}{% if n %}{{ caller() }}{% call f(n - 1) %}{% endcall %}"
         "{% call f(n - 1) %}{% endcall %}{% endif %}{% endmacro %}{% call f(60) %}{% endcall %}",
@@ -184,7 +184,6 @@ def test_a_template_cannot_run_for_ever(source: str) -> None:
         "{{ 'a'.ljust(1000000000) }}",
         "{{ 'a' | center(1000000000) }}",
         "{{ [1] | batch(1000000000, 0) | list }}",
-        "{{ lipsum(n=100000) }}",
         "{{ range(1000000000) | list }}",
         "{% for i in range(100000) %}{{ 'a' * 100000 }}{% endfor %}",
         *(
@@ -202,7 +201,7 @@ def test_a_template_cannot_run_for_ever(source: str) -> None:
 def test_a_template_cannot_make_gigabytes(source: str) -> None:
     """One expression can ask for any amount of memory, at compile time too (constant folding)."""
     start = time.monotonic()
-    with pytest.raises(ModelUnusable):
+    with pytest.raises(ModelUnusable, match=r"\(it (makes|asks|computes)"):
         render(source, [USER])
     assert time.monotonic() - start < 1
 

@@ -78,9 +78,7 @@ def test_stop_strings_cut_as_a_search_of_the_whole_text_would() -> None:
     n_stopped = 0
     for _ in range(4000):
         text = "".join(rng.choice("abä") for _ in range(rng.randrange(1, 14)))
-        stop = tuple(
-            "".join(rng.choice("abä") for _ in range(rng.randrange(1, 5))) for _ in range(rng.randrange(4))
-        )
+        stop = tuple("".join(rng.choice("abä") for _ in range(rng.randrange(1, 5))) for _ in range(rng.randrange(4)))
         printed = "".join(run(split(text.encode(), rng), stop))
         assert printed == naive(text, stop), (text, stop)
         n_stopped += printed != text

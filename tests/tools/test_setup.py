@@ -57,6 +57,21 @@ def test_a_step_is_read_from_ninja_and_make_and_nothing_else(line: str, step: St
     assert build_log.parse_step(line) == step
 
 
+@pytest.mark.parametrize(
+    ("line", "phase"),
+    [
+        ("  Downloading llama_cpp_python-0.3.36.tar.gz (76.6 MB)", "downloading the sources"),
+        ("  *** Configuring CMake...", "configuring"),
+        ("Collecting numpy", "downloading"),
+        ("  Collecting scikit-build-core", None),
+        (NINJA, None),
+    ],
+)
+def test_a_phase_is_read_from_pip_and_the_build(line: str, phase: str | None) -> None:
+    """Half a minute goes by before the first step, and nothing may look stuck."""
+    assert build_log.parse_phase(line) == phase
+
+
 def test_progress_never_goes_backwards() -> None:
     """The Vulkan build runs a small build of its own within."""
     assert build_log.further(Step(50, 193), Step(1, 3)) == Step(50, 193)
@@ -263,9 +278,7 @@ INDEX = "\n".join(
         ("Darwin", "arm64", None),
     ],
 )
-def test_only_the_wheel_of_exactly_this_version_and_system_is_taken(
-    system: str, arch: str, ending: str | None
-) -> None:
+def test_only_the_wheel_of_exactly_this_version_and_system_is_taken(system: str, arch: str, ending: str | None) -> None:
     """The index lists every release, and the newest is another runtime."""
     found = prebuilt.pick_wheel(INDEX, "0.3.36", system, arch)
     assert found is None if ending is None else found is not None and found.endswith(ending)

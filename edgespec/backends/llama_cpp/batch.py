@@ -37,7 +37,10 @@ class Batch:
         )
 
     def fill(self, tokens: ArrayLike, pos: ArrayLike, seqs: int | Sequence[Sequence[int]], n_silent: int) -> None:
-        """Tokens at positions; seqs is one sequence for all of them or each token's own; the first n_silent get no row."""
+        """Tokens at positions; the first n_silent get no row.
+
+        seqs: one sequence for all of them, or the sequences of each token.
+        """
         n = self.struct.n_tokens = len(tokens)  # type: ignore[arg-type]
         self.token[:n] = tokens
         self.pos[:n] = pos

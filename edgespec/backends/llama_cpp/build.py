@@ -149,10 +149,10 @@ def runtime_warning(facts: Facts) -> str | None:
         return None
     kind = facts.gpus[0]
     toolkit = {"nvidia": bool(facts.cuda_root), "amd": gpu.has_hip(facts), "intel": False, "metal": True}[kind]
-    if toolkit or facts.vulkan:
-        mend = "`make setup`"
+    if toolkit or gpu.has_vulkan(facts):
+        mend = "run `make setup`"
     elif kind == "nvidia":
-        mend = "`sudo apt install nvidia-cuda-toolkit && make setup`"
+        mend = "run `sudo apt install nvidia-cuda-toolkit` and then `make setup`"
     else:
-        mend = f"`sudo apt install {gpu.VULKAN_PACKAGES} && make setup`"
-    return f"{gpu.NAMES[kind]} is here but the runtime was built without it; for faster answers run {mend}."
+        mend = f"{gpu.get_vulkan(facts)} and then run `make setup`"
+    return f"{gpu.NAMES[kind]} is here but the runtime was built without it; for faster answers {mend}."

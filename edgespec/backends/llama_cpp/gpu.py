@@ -30,6 +30,7 @@ NAMES: dict[GpuKind, str] = {
 }
 _PCI_VENDORS: dict[str, GpuKind] = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}
 _VULKAN_ARGS = ("-DGGML_VULKAN=ON",)
+_VULKAN_AT_LEAST = (1, 3, 272)  # vk::LayerSettingsCreateInfoEXT; tried: Debian 12's 1.3.239 does not compile
 _HIP_AT_LEAST = (6, 1)  # ggml/src/ggml-hip/CMakeLists.txt refuses anything older
 
 
@@ -43,7 +44,7 @@ class Facts:
     cuda_root     folder with bin/nvcc whose toolkit has cuBLAS
     hip_root      folder with bin/hipcc
     hip_version   text like "6.2.0-66"
-    vulkan        whether glslc and the Vulkan and SPIR-V headers are there
+    vulkan        version of the Vulkan headers, like "1.3.275", if glslc and SPIR-V's headers are there too
     compute_caps  NVIDIA compute capabilities, like ("8.9",)
     cuda_driver   newest CUDA version the NVIDIA driver runs, like "12.4"
     nvcc_codes    output of `nvcc --list-gpu-code`
@@ -56,7 +57,7 @@ class Facts:
     cuda_root: str = ""
     hip_root: str = ""
     hip_version: str = ""
-    vulkan: bool = False
+    vulkan: str = ""
     compute_caps: tuple[str, ...] = ()
     cuda_driver: str = ""
     nvcc_codes: str = ""
@@ -132,6 +133,31 @@ def has_hip(facts: Facts) -> bool:
     return bool(facts.hip_root) and _version(facts.hip_version) >= _HIP_AT_LEAST
 
 
+def has_cuda_12(facts: Facts) -> bool:
+    """Whether nvcc is of CUDA 12 or newer: 11.8 fails on llama.cpp's code for Hopper and later cards."""
+    return "sm_90a" in facts.nvcc_codes.split()
+
+
+def has_vulkan(facts: Facts) -> bool:
+    """Whether a Vulkan toolkit is there that llama.cpp can be built with."""
+    return _version(facts.vulkan) >= _VULKAN_AT_LEAST
+
+
+def get_vulkan(facts: Facts) -> str:
+    """What to do to have one, as a clause."""
+    if facts.vulkan:
+        need = ".".join(map(str, _VULKAN_AT_LEAST))
+        return f"install the Vulkan SDK (headers are {facts.vulkan}, {need} is needed), set VULKAN_SDK"
+    return f"run `sudo apt install {VULKAN_PACKAGES}`"
+
+
+def vulkan_version(vulkan_core_h: str) -> str:
+    """The version that the text of vulkan_core.h defines, like "1.3.239"; "" if none."""
+    patch = re.search(r"#define VK_HEADER_VERSION (\d+)", vulkan_core_h)
+    complete = re.search(r"VK_HEADER_VERSION_COMPLETE \w+\(\d+, (\d+), (\d+), ", vulkan_core_h)
+    return f"{complete.group(1)}.{complete.group(2)}.{patch.group(1)}" if patch and complete else ""
+
+
 def _nvidia(facts: Facts) -> GpuBuild:
     if not facts.cuda_driver:
         warning = (
@@ -139,36 +165,38 @@ def _nvidia(facts: Facts) -> GpuBuild:
             "run `sudo apt install nvidia-driver`, restart, and run `make setup`."
         )
         return GpuBuild("cpu", warning=warning)
-    if facts.cuda_root:
+    old = _version(facts.compute_caps[-1] if facts.compute_caps else "") > (8, 9) and not has_cuda_12(facts)
+    if facts.cuda_root and not old:
         args = ["-DGGML_CUDA=ON", f"-DCMAKE_CUDA_COMPILER={facts.cuda_root}/bin/nvcc"]
         codes = [cap.replace(".", "") for cap in facts.compute_caps]
         if codes and all(f"sm_{code}" in facts.nvcc_codes.split() for code in codes):
             args.append(f"-DCMAKE_CUDA_ARCHITECTURES={';'.join(codes)}")  # else llama.cpp's own list of many
         return GpuBuild("cuda", tuple(args))
     prebuilt = prebuilt_cuda(facts.cuda_driver, facts.compute_caps)
-    if facts.vulkan:
+    if has_vulkan(facts):
         return GpuBuild("vulkan", _VULKAN_ARGS, prebuilt)
+    mend = "install CUDA 12 or newer from NVIDIA" if old else "run `sudo apt install nvidia-cuda-toolkit`"
     warning = (
-        "An NVIDIA GPU is here but no CUDA toolkit (nvcc with cuBLAS), so the runtime is built without it: "
-        "run `sudo apt install nvidia-cuda-toolkit` (or install NVIDIA's own package) and then `make setup`."
+        "An NVIDIA GPU is here but no fitting CUDA toolkit (nvcc with cuBLAS), so the runtime is built "
+        f"without it: {mend} and then run `make setup`."
     )
     return GpuBuild("cpu", (), prebuilt, warning)
 
 
 def _vulkan(facts: Facts, kind: GpuKind) -> GpuBuild:
-    if facts.vulkan:
+    if has_vulkan(facts):
         return GpuBuild("vulkan", _VULKAN_ARGS)
     warning = (
         f"{NAMES[kind]} is here but no toolkit to build for it, so the runtime is built without it: "
-        f"run `sudo apt install {VULKAN_PACKAGES}` and then `make setup`."
+        f"{get_vulkan(facts)} and then run `make setup`."
     )
     return GpuBuild("cpu", (), ("vulkan",), warning)
 
 
-def _version(text: str) -> tuple[int, int]:
-    """(major, minor) of a text that starts like "12.4"; (0, 0) of anything else."""
-    found = re.match(r"(\d+)\.(\d+)", text)
-    return (int(found.group(1)), int(found.group(2))) if found else (0, 0)
+def _version(text: str) -> tuple[int, ...]:
+    """The numbers that a text like "6.2.0-66" begins with, here (6, 2, 0); () of anything else."""
+    found = re.match(r"\d+(\.\d+)*", text)
+    return tuple(map(int, found.group().split("."))) if found else ()
 
 
 def probe(ask: bool = True) -> Facts:
@@ -187,7 +215,7 @@ def probe(ask: bool = True) -> Facts:
         cuda_root=cuda_root,
         hip_root=hip_root,
         hip_version=_read(Path(hip_root, ".info/version")).strip() if hip_root else "",
-        vulkan=_has_vulkan(),
+        vulkan=_vulkan_headers(),
         compute_caps=compute_capabilities(
             _output(smi, "--query-gpu=compute_cap", "--format=csv,noheader") if nvidia else ""
         ),
@@ -236,12 +264,14 @@ def _first_root(variables: tuple[str, ...], places: tuple[str, ...], inside: str
     return next((root for root in roots if Path(root, inside).exists()), "")
 
 
-def _has_vulkan() -> bool:
+def _vulkan_headers() -> str:
     sdk = os.environ.get("VULKAN_SDK", "")
-    includes = [Path(root, "include") for root in (sdk, "/usr", "/usr/local") if root]
-    headers = ("vulkan/vulkan.hpp", "spirv/unified1/spirv.hpp")
+    includes = [Path(root, "include") for root in (sdk, "/usr/local", "/usr") if root]
     glslc = shutil.which("glslc") or (sdk and shutil.which("glslc", path=f"{sdk}/bin"))
-    return bool(glslc) and all(any((folder / header).exists() for folder in includes) for header in headers)
+    if not glslc or not any((folder / "spirv/unified1/spirv.hpp").exists() for folder in includes):
+        return ""
+    found = (vulkan_version(_read(folder / "vulkan/vulkan_core.h")) for folder in includes)
+    return next(filter(None, found), "")
 
 
 def _read(path: Path) -> str:

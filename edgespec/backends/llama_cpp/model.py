@@ -32,7 +32,10 @@ class LoadOptions:
 
 
 class LlamaModel:
-    """Loaded weights. Raises ModelUnusable where the runtime refuses the file, Cancelled where progress returned False."""
+    """Loaded weights.
+
+    Raises ModelUnusable where the runtime refuses the file, Cancelled where progress returned False.
+    """
 
     def __init__(self, path: Path, options: LoadOptions, progress: Callable[[float], bool] | None = None) -> None:
         runtime.start()

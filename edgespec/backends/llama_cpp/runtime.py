@@ -11,6 +11,10 @@ import os
 from collections import deque
 from pathlib import Path
 
+# Read by the OpenMP runtime when the library loads. Its default lets a thread that waits for its partner spin for
+# about a millisecond: beside another busy program a pass of the demo took 40 times as long (benchmarks/LOG.md).
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
 import llama_cpp.llama_cpp as lib
 
 _LOG_LINES = 400
@@ -55,6 +59,7 @@ def start() -> None:
     """Take over the log and initialise the library; idempotent."""
     global _ready
     if not _ready:
+        os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # an abort says why in one line and starts no debugger
         lib.llama_log_set(_on_log, ctypes.c_void_p(0))
         lib.llama_backend_init()
         _ready = True

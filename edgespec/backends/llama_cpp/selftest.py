@@ -1,7 +1,7 @@
 """What this host's build of the runtime survives and promises, found once in child processes and remembered.
 
-Built for the wrong processor the runtime dies with a signal at its first pass (DESIGN section 8: AMX), and whether a row
-depends on the width of its pass is a fact of build, processor and KV type, so both are tried, never assumed.
+Built for the wrong processor the runtime dies with a signal at its first pass (DESIGN section 8: AMX), and
+whether a row depends on the width of its pass is a fact of build, processor and KV type: both are tried, not assumed.
 Not covered: speed (calibration measures it).
 """
 
@@ -117,8 +117,10 @@ def measure(probe: Path, extra_buffers: bool) -> HostFacts:
 
 
 def _round_differs(wide: Context, lone: Context, ids: Ids, width: int) -> bool:
-    """Whether a pass of `width` rows differs from lone rows, on the accepted spine of a comb: every level has a rejected
-    sibling in front of the node that is kept."""
+    """Whether a pass of `width` rows differs from lone rows, on the accepted spine of a comb.
+
+    Every level of the comb has a rejected sibling in front of the node that is kept.
+    """
     node = np.arange(width, dtype=np.int32)
     parent = (node - 1) // 2 * 2
     parent[0] = -1

@@ -1,8 +1,8 @@
 """Which sequence ids carry which node of a tree in a unified KV cache (pillars.md section 0, facts F1 to F5).
 
-A sequence is one root-to-leaf path. Spare sequences keep the conversation's prefix between rounds, so that lending one
-to a leaf copies only what is new: llama.cpp keeps an ordered map per sequence, and copying a whole prefix for every leaf
-would cost more than a draft step.
+A sequence is one root-to-leaf path. Spare sequences keep the conversation's prefix between rounds, so that lending
+one to a leaf copies only what is new: llama.cpp keeps an ordered map per sequence, and copying a whole prefix for
+every leaf would cost more than a draft step.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How far a drafter's ranking can be trusted, fitted online: the temperature tau that turns scores into chances.
 
-A child's chance to be the target's draw is modelled as hit_rate * softmax((log draft_probs + g) / tau). tau stands for the
-disagreement of the pair; the fit is maximum likelihood over a grid, with forgetting. Not covered: persistence.
+A child's chance to be the target's draw is modelled as hit_rate * softmax((log draft_probs + g) / tau). tau stands for
+the disagreement of the pair; the fit is maximum likelihood over a grid, with forgetting. Not covered: persistence.
 """
 
 from __future__ import annotations

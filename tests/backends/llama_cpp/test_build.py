@@ -35,6 +35,9 @@ def x86(*flags: str) -> tuple[str, ...]:
     return build.cpu_args("x86_64", cpuinfo(*flags))
 
 
+VULKAN = "1.3.275"
+
+
 def nvidia(**facts: object) -> Facts:
     """A Linux machine with an RTX 4090 whose driver runs CUDA 12.4, changed by `facts`."""
     known = {"gpus": ("nvidia",), "compute_caps": ("8.9",), "cuda_driver": "12.4", "cpuinfo": cpuinfo(_AVX2)}
@@ -150,7 +153,7 @@ def test_blank_cmake_args_are_none(blank: str | None) -> None:
 
 def test_without_a_gpu_nothing_is_said() -> None:
     """A warning about nothing teaches people to skip warnings."""
-    plan = build.plan(Facts("Linux", "x86_64", cpuinfo(_AVX2), cuda_root="/cuda", vulkan=True))
+    plan = build.plan(Facts("Linux", "x86_64", cpuinfo(_AVX2), cuda_root="/cuda", vulkan=VULKAN))
     assert plan == build.BuildPlan("-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF", "cpu")
 
 
@@ -158,17 +161,26 @@ def test_nvidia_with_its_toolkit_is_built_for_exactly_that_card() -> None:
     """Left alone, llama.cpp compiles for every card there is, which takes hours."""
     plan = build.plan(nvidia(cuda_root="/cuda", nvcc_codes="sm_80\nsm_89\nsm_90\n"))
     assert plan.target == "cuda"
-    assert (
-        "-DGGML_CUDA=ON -DCMAKE_CUDA_COMPILER=/cuda/bin/nvcc -DCMAKE_CUDA_ARCHITECTURES=89" in plan.cmake_args
-    )
+    assert "-DGGML_CUDA=ON -DCMAKE_CUDA_COMPILER=/cuda/bin/nvcc -DCMAKE_CUDA_ARCHITECTURES=89" in plan.cmake_args
     assert (plan.prebuilt, plan.warning) == ((), None)
 
 
 def test_a_card_newer_than_the_toolkit_gets_llama_cpps_own_list() -> None:
     """nvcc refuses an architecture it does not know; the list holds code the driver can translate."""
-    plan = build.plan(nvidia(cuda_root="/cuda", compute_caps=("12.0",), nvcc_codes="sm_80\nsm_89\n"))
+    codes = "sm_80\nsm_89\nsm_90\nsm_90a\n"
+    plan = build.plan(nvidia(cuda_root="/cuda", compute_caps=("12.0",), nvcc_codes=codes))
     assert "-DGGML_CUDA=ON" in plan.cmake_args
     assert "ARCHITECTURES" not in plan.cmake_args
+
+
+def test_a_hopper_card_is_not_built_for_with_cuda_11() -> None:
+    """Debian 12's toolkit is 11.8, which cannot compile llama.cpp's code for that card."""
+    plan = build.plan(nvidia(cuda_root="/usr", compute_caps=("9.0",), nvcc_codes="sm_89\nsm_90\n"))
+    assert (plan.target, plan.prebuilt) == ("cpu", ("cu124",))
+    assert plan.warning is not None
+    assert "install CUDA 12 or newer" in plan.warning
+    ada = build.plan(nvidia(cuda_root="/usr", nvcc_codes="sm_89\nsm_90\n"))
+    assert "-DCMAKE_CUDA_ARCHITECTURES=89" in ada.cmake_args
 
 
 def test_nvidia_without_toolkit_tries_a_wheel_and_names_the_command() -> None:
@@ -181,7 +193,7 @@ def test_nvidia_without_toolkit_tries_a_wheel_and_names_the_command() -> None:
 
 def test_nvidia_without_cuda_but_with_vulkan_is_built_for_vulkan() -> None:
     """Slower than CUDA, and far faster than leaving the card alone."""
-    plan = build.plan(nvidia(vulkan=True))
+    plan = build.plan(nvidia(vulkan=VULKAN))
     assert (plan.target, plan.prebuilt, plan.warning) == ("vulkan", ("cu124",), None)
     assert "-DGGML_VULKAN=ON" in plan.cmake_args
 
@@ -208,16 +220,14 @@ def test_nvidia_without_an_answering_driver_is_told_about_the_driver() -> None:
         ("12.4", (), ()),
     ],
 )
-def test_the_wheel_index_fits_driver_and_card(
-    driver: str, caps: tuple[str, ...], index: tuple[str, ...]
-) -> None:
+def test_the_wheel_index_fits_driver_and_card(driver: str, caps: tuple[str, ...], index: tuple[str, ...]) -> None:
     """llama-cpp-python's README: which CUDA versions have wheels, and for which cards."""
     assert gpu.prebuilt_cuda(driver, caps) == index
 
 
 def test_amd_with_rocm_is_built_for_hip() -> None:
     """With the clang of the same ROCm: cmake refuses hipcc as compiler of the HIP language."""
-    facts = Facts("Linux", "x86_64", gpus=("amd",), hip_root="/opt/rocm", hip_version="6.2.0-66", vulkan=True)
+    facts = Facts("Linux", "x86_64", gpus=("amd",), hip_root="/opt/rocm", hip_version="6.2.0-66", vulkan=VULKAN)
     plan = build.plan(facts)
     assert plan.target == "hip"
     assert "-DGGML_HIP=ON -DCMAKE_HIP_COMPILER=/opt/rocm/llvm/bin/clang++" in plan.cmake_args
@@ -225,7 +235,7 @@ def test_amd_with_rocm_is_built_for_hip() -> None:
 
 def test_a_rocm_too_old_is_passed_over_for_vulkan() -> None:
     """Debian 12's own is 5.2, and llama.cpp asks for 6.1."""
-    facts = Facts("Linux", "x86_64", gpus=("amd",), hip_root="/usr", hip_version="5.2.3", vulkan=True)
+    facts = Facts("Linux", "x86_64", gpus=("amd",), hip_root="/usr", hip_version="5.2.3", vulkan=VULKAN)
     assert build.plan(facts).target == "vulkan"
 
 
@@ -236,6 +246,20 @@ def test_amd_and_intel_without_toolkit_are_told_of_vulkan(kind: gpu.GpuKind) -> 
     assert (plan.target, plan.prebuilt) == ("cpu", ("vulkan",))
     assert plan.warning is not None
     assert "sudo apt install libvulkan-dev glslc spirv-headers" in plan.warning
+
+
+def test_vulkan_headers_too_old_are_not_built_with() -> None:
+    """Debian 12's 1.3.239 lack what ggml-vulkan.cpp asks for: the build would fail after minutes."""
+    header = (
+        "#define VK_HEADER_VERSION 239\n"
+        "#define VK_HEADER_VERSION_COMPLETE VK_MAKE_API_VERSION(0, 1, 3, VK_HEADER_VERSION)\n"
+    )
+    assert gpu.vulkan_version(header) == "1.3.239"
+    assert gpu.vulkan_version("") == ""
+    plan = build.plan(Facts("Linux", "x86_64", gpus=("intel",), vulkan="1.3.239"))
+    assert (plan.target, plan.prebuilt) == ("cpu", ("vulkan",))
+    assert plan.warning is not None
+    assert "headers are 1.3.239, 1.3.272 is needed" in plan.warning
 
 
 def test_a_mac_is_built_for_metal_by_default() -> None:
@@ -279,12 +303,12 @@ def test_a_gpu_in_use_is_no_reason_to_warn() -> None:
     ("facts", "command"),
     [
         (nvidia(cuda_root="/cuda"), "run `make setup`"),
-        (nvidia(), "sudo apt install nvidia-cuda-toolkit && make setup"),
+        (nvidia(), "sudo apt install nvidia-cuda-toolkit` and then `make setup`"),
         (
             Facts("Linux", "x86_64", gpus=("amd",)),
-            "sudo apt install libvulkan-dev glslc spirv-headers && make setup",
+            "sudo apt install libvulkan-dev glslc spirv-headers` and then run `make setup`",
         ),
-        (Facts("Linux", "x86_64", gpus=("intel",), vulkan=True), "run `make setup`"),
+        (Facts("Linux", "x86_64", gpus=("intel",), vulkan=VULKAN), "run `make setup`"),
         (Facts("Darwin", "arm64", gpus=("metal",)), "run `make setup`"),
     ],
 )
@@ -298,7 +322,7 @@ def test_an_unused_gpu_is_named_with_the_command_that_mends_it(facts: Facts, com
 
 def test_a_machine_without_gpu_is_not_warned() -> None:
     """A toolkit alone is no GPU."""
-    assert build.runtime_warning(Facts("Linux", "x86_64", cuda_root="/cuda", vulkan=True)) is None
+    assert build.runtime_warning(Facts("Linux", "x86_64", cuda_root="/cuda", vulkan=VULKAN)) is None
 
 
 # --- the build itself
