@@ -104,6 +104,8 @@ def expand(
 ) -> int:
     """Writes the expansion to out, whole or not at all; returns its bytes; raises ExpansionError, OSError."""
     source = Source(source_path)
+    if not out.parent.is_dir():
+        raise ExpansionError(f"there is no folder {out.parent} to write to")
     expansion = Expansion(source.shape, source.weight, target, precision, seed)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     writer = gguf.GGUFWriter(part, "llama")

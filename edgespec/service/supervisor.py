@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -31,18 +32,12 @@ from edgespec.service.messages import (
 from edgespec.types import Message, Sampling, Settings
 
 COMMAND = (sys.executable, "-m", "edgespec.service.worker")
+LOADING, ANSWERING = "loading the model", "answering"
 GRACE_S = 5
 # Python runs signal handlers between waits only, and Windows wakes no wait for them.
 WAIT_S = 0.2
 _LAST_WORDS = 100
-_NEXT_STEPS = {
-    "SIGKILL": "it may have run out of memory: use a smaller --context or a smaller model",
-    "SIGILL": "the runtime was built for another processor: build it again with `make setup`",
-    "SIGSEGV": "try again, then another file of the model",
-    "SIGABRT": "try again, then another file of the model",
-    "SIGBUS": "try again, then another file of the model",
-    "SIGFPE": "try again, then another file of the model",
-}
+_FAILED_SIGNALS = ("SIGABRT", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGTRAP")
 
 
 @dataclass(frozen=True)
@@ -74,9 +69,8 @@ class Supervisor:
 
     def load(self, settings: Settings, progress: Callable[[Progress], None] = lambda _: None) -> Loaded:
         """Raises what assemble.open_assistant raises, or WorkerDied."""
-        doing = "loading the model"
-        request = self._send(Load(next(self._requests), settings), doing)
-        while not isinstance(event := self._next(request, doing), Loaded):
+        request = self._send(Load(next(self._requests), settings), LOADING)
+        while not isinstance(event := self._next(request, LOADING), Loaded):
             if isinstance(event, Progress):
                 progress(event)
         return event
@@ -93,12 +87,12 @@ class Supervisor:
         The order is sent at once. Leaving the iterator, or asking anew, cancels what is still under way.
         """
         order = Generate(next(self._requests), tuple(messages), sampling, max_tokens, tuple(stop))
-        return self._answer(self._send(order, "answering"))
+        return self._answer(self._send(order, ANSWERING))
 
     def _answer(self, request: int) -> Iterator[Progress | Said | Nudged | Done]:
         try:
             while True:
-                event = self._next(request, "answering")
+                event = self._next(request, ANSWERING)
                 assert isinstance(event, Progress | Said | Nudged | Done)
                 yield event
                 if isinstance(event, Done):
@@ -222,14 +216,24 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
 
 def _obituary(code: int, doing: str, last_words: Sequence[str]) -> str:
     """One sentence: how the process ended, in its own words where it had any, and what to do."""
-    how = f"ended (exit code {code})"
-    todo = "start edgespec again"
+    how, todo = f"ended (exit code {code})", "start edgespec again"
     if code < 0:
         try:
             name = signal.Signals(-code).name
         except ValueError:
             name = f"signal {-code}"
-        how, todo = f"was killed by {name}", _NEXT_STEPS.get(name, todo)
+        how, todo = f"was killed by {name}", _next_step(name, doing)
     telling = [line for line in last_words if "ASSERT" in line or "error" in line.lower()]
     said = next(iter((telling or list(last_words))[-1:]), "")
+    said = re.sub(r"\S*/(?=\S+:\d+: )", "", said)  # the folder of the machine that built the runtime
     return f"the model's process {how} while {doing}{': ' + said if said else ''}; {todo}"
+
+
+def _next_step(signal_name: str, doing: str) -> str:
+    if signal_name == "SIGKILL":
+        return "it may have run out of memory: use a smaller --context or a smaller model"
+    if signal_name == "SIGILL":
+        return "the runtime was built for another processor: build it again with `make setup`"
+    if signal_name in _FAILED_SIGNALS:
+        return "the file may be damaged: download it again, or use another" if doing == LOADING else "try again"
+    return "start edgespec again"

@@ -6,6 +6,9 @@ them can no longer change it. Not covered: where scores come from (drafters), ho
 
 from __future__ import annotations
 
+import heapq
+import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -39,85 +42,98 @@ class Limits:
     reach: float = 1.0
 
 
+# Reads a tenth fewer waves than 1 at the same tokens per pass (benchmarks/LOG.md).
+REACH = 0.5
+
+
 def limits_of(choice: Choice, n_leaves: int) -> Limits:
     """A choice as growth limits; a chain reads one node a wave."""
-    return Limits(choice.rows, choice.depth, choice.width, n_leaves, n_beams=min(4, choice.width))
+    return Limits(choice.rows, choice.depth, choice.width, n_leaves, n_beams=min(4, choice.width), reach=REACH)
 
 
 @dataclass(frozen=True)
 class Children:
-    """What reading a wave gave: parent int32 [n] (index in the growing tree), token int32 [n], logprob [n]."""
+    """What reading a wave gave, one row a node read: token int32 [m, width], logprob [m, width], best first."""
 
-    parent: Ids
     token: Ids
     logprob: NDArray[np.floating]
 
 
-def grow(tree: GrowingTree, read: Callable[[Ids], Children], limits: Limits) -> tuple[TokenTree, Ids]:
+def grow(tree: GrowingTree, read: Callable[[list[int]], Children], limits: Limits) -> tuple[TokenTree, list[int]]:
     """The best-scored tree within the limits, and where its nodes stand in `tree`.
 
-    read(nodes) evaluates nodes of `tree` in one pass; its children's logprobs must not be positive.
+    read(nodes) evaluates nodes of `tree` in one pass; its children's logprobs must not be positive. Plain lists and
+    heaps: a wave has some dozens of candidates, too few to pay for array calls.
     """
-    closed = np.zeros(tree.n, bool)
-    closed[: tree.root] = True
-    log_reach = np.log(limits.reach)
-    log_min = np.log(limits.min_prob) if limits.min_prob > 0 else -np.inf
-    has_child: set[int] = set()
-    n_tips = 1
+    growth = _Growth(tree, limits)
     for _ in range(limits.n_waves):
-        wave = _wave(tree, closed, limits, log_reach)
-        wave, n_tips = _within_tips(wave, tree.parent, has_child, n_tips, limits.n_leaves)
-        if not len(wave):
+        wave = growth.next_wave()
+        if not wave:
             break
-        closed[wave] = True
         children = read(wave)
-        score = tree.score[children.parent] + np.minimum(children.logprob, 0)
-        floor = max(_nth_best(np.concatenate([tree.score[tree.root :], score]), limits.rows), log_min)
-        good = (score >= floor) & (score > -np.inf)
-        parent = children.parent[good]
-        tree.append(children.token[good], parent, tree.depth[parent] + 1, score[good])
-        closed = np.concatenate([closed, np.zeros(len(parent), bool)])
-    return tree.cut(_best(tree, limits))
+        growth.add(wave, children.token.tolist(), children.logprob.tolist())
+    return tree.cut(growth.best())
 
 
-def _wave(tree: GrowingTree, closed: NDArray[np.bool_], limits: Limits, log_reach: float) -> Ids:
-    """Up to n_beams of the best unread nodes whose children could still enter the tree."""
-    open_nodes = np.flatnonzero(~closed)
-    score = tree.score[open_nodes]
-    floor = _nth_best(tree.score[tree.root :], limits.rows)
-    useful = (score + log_reach > floor) & (tree.depth[open_nodes] - tree.root < limits.depth)
-    open_nodes, score = open_nodes[useful], score[useful]
-    return open_nodes[np.argsort(-score, kind="stable")[: limits.n_beams]].astype(np.int32)
+class _Growth:
+    """Unread nodes as a heap, and the scores of the rows best nodes as another one, whose root is the score to beat."""
 
+    def __init__(self, tree: GrowingTree, limits: Limits) -> None:
+        self._tree, self._limits = tree, limits
+        self._unread = [(0.0, tree.root)]
+        self._best = [0.0]
+        self._log_reach = math.log(limits.reach)
+        self._log_min = math.log(limits.min_prob) if limits.min_prob > 0 else -math.inf
+        self._has_read_child: set[int] = set()
+        self._n_tips = 1
 
-def _within_tips(wave: Ids, parents: Ids, has_child: set[int], n_tips: int, n_leaves: int) -> tuple[Ids, int]:
-    """The part of a wave that the drafter's sequences can hold: a second child below a node starts a new tip."""
-    kept = []
-    for node in wave.tolist():
-        parent = int(parents[node])
-        more = 1 if parent in has_child else 0
-        if n_tips + more <= n_leaves:
-            has_child.add(parent)
-            n_tips += more
-            kept.append(node)
-    return np.array(kept, np.int32), n_tips
+    def _floor(self) -> float:
+        return self._best[0] if len(self._best) == self._limits.rows else -math.inf
 
+    def next_wave(self) -> list[int]:
+        """Up to n_beams of the best unread nodes whose children could still enter the tree.
 
-def _nth_best(score: NDArray[np.floating], n: int) -> float:
-    """The n-th largest score, -inf while there are fewer."""
-    return -np.inf if len(score) < n else float(np.partition(score, len(score) - n)[len(score) - n])
+        A node that the drafter's sequences cannot hold is passed over: a second read child of a node is a new tip.
+        """
+        wave: list[int] = []
+        floor = self._floor()
+        while self._unread and len(wave) < self._limits.n_beams:
+            if -self._unread[0][0] + self._log_reach <= floor:
+                break
+            _, node = heapq.heappop(self._unread)
+            parent = self._tree.parent[node]
+            is_tip = parent in self._has_read_child
+            if self._n_tips + is_tip <= self._limits.n_leaves:
+                self._has_read_child.add(parent)
+                self._n_tips += is_tip
+                wave.append(node)
+        return wave
 
+    def add(self, wave: list[int], tokens: list[list[int]], logprobs: list[list[float]]) -> None:
+        """Keep the children that are among the rows best nodes so far."""
+        tree, rows = self._tree, self._limits.rows
+        for node, row_tokens, row_logprobs in zip(wave, tokens, logprobs, strict=True):
+            score, depth = tree.score[node], tree.depth[node] + 1
+            for token, logprob in zip(row_tokens, row_logprobs, strict=True):
+                child_score = score + min(logprob, 0.0)
+                if child_score == -math.inf or child_score < max(self._floor(), self._log_min):
+                    break
+                if len(self._best) < rows:
+                    heapq.heappush(self._best, child_score)
+                else:
+                    heapq.heappushpop(self._best, child_score)
+                child = tree.append(token, node, depth, child_score)
+                if depth - tree.depth[tree.root] < self._limits.depth:
+                    heapq.heappush(self._unread, (-child_score, child))
 
-def _best(tree: GrowingTree, limits: Limits) -> Ids:
-    """The rows best nodes, fewer where that many leaves are not allowed; the worst node of a set is always a leaf."""
-    order = np.argsort(-tree.score[tree.root :], kind="stable")[: limits.rows] + tree.root
-    nodes = order.astype(np.int32)
-    n_children = np.bincount(tree.parent[nodes[1:]], minlength=tree.n)
-    n_leaves = int((n_children[nodes] == 0).sum())
-    n = len(nodes)
-    while n_leaves > limits.n_leaves:
-        n -= 1
-        parent = tree.parent[nodes[n]]
-        n_children[parent] -= 1
-        n_leaves -= 1 if n_children[parent] else 0
-    return nodes[:n]
+    def best(self) -> list[int]:
+        """The rows best nodes, fewer where that many leaves are not allowed; the worst of a set is always a leaf."""
+        tree = self._tree
+        nodes = sorted(range(tree.root, len(tree.score)), key=lambda n: (-tree.score[n], n))[: self._limits.rows]
+        n_children = Counter(tree.parent[n] for n in nodes[1:])
+        n_leaves = sum(n not in n_children for n in nodes)
+        while n_leaves > self._limits.n_leaves:
+            parent = tree.parent[nodes.pop()]
+            n_children[parent] -= 1
+            n_leaves -= n_children[parent] > 0
+        return nodes

@@ -46,7 +46,7 @@ def top_k(rows: Floats, k: int) -> tuple[Ids, Floats]:
     for i, row in enumerate(rows):
         ids[i] = at = [row.argmax()] if k == 1 else _best_columns(row, k)
         values[i] = row[at]
-    if np.isnan(values[:, 0]).any():
+    if not (values[:, 0] == values[:, 0]).all():
         raise DecodeFailed("the runtime returned a row that is not a number; the model file is probably damaged")
     return ids, values
 
@@ -117,23 +117,31 @@ class Process:
 
         rows: float32 [m, k] logits, one a path; ids names the columns (None: the column is the id).
         """
-        rows = self._edited(history, paths, rows, ids)
         if self.sampling.greedy:
-            columns, values = top_k(rows, 1)
+            columns, values = top_k(self._edited(history, paths, rows, ids), 1)
             return Dist(columns if ids is None else ids[columns], values - values)
-        columns, values, log_total = self._ordered(rows)
-        kept = self._kept(values, log_total)
-        scaled = np.where(kept, values / np.float32(self.sampling.temperature), -np.inf)
-        return Dist(columns if ids is None else ids[columns], log_softmax(scaled).astype(np.float32))
+        columns, scaled = self._scaled(history, paths, rows, ids)
+        return Dist(columns if ids is None else ids[columns], log_softmax(scaled))
 
     def candidates(
         self, history: Ids, paths: Sequence[Sequence[int]], rows: Floats, ids: Ids | None, n_greedy: int
     ) -> Dist:
-        """What a drafter ranks: the same distributions, but at temperature 0 the n_greedy best ids by raw logit."""
-        if not self.sampling.greedy:
-            return self(history, paths, rows, ids)
-        columns, values = top_k(self._edited(history, paths, rows, ids), min(n_greedy, rows.shape[1]))
-        return Dist(columns if ids is None else ids[columns], values)
+        """What a drafter ranks: the same distributions up to a constant a row (it normalises by its own means), but at
+        temperature 0 the n_greedy best ids by raw logit."""
+        if self.sampling.greedy:
+            columns, scaled = top_k(self._edited(history, paths, rows, ids), min(n_greedy, rows.shape[1]))
+        else:
+            columns, scaled = self._scaled(history, paths, rows, ids)
+        return Dist(columns if ids is None else ids[columns], scaled)
+
+    def _scaled(
+        self, history: Ids, paths: Sequence[Sequence[int]], rows: Floats, ids: Ids | None
+    ) -> tuple[Ids, Floats]:
+        """Columns best first and logits over temperature, -inf where cut."""
+        columns, values, log_total = self._ordered(self._edited(history, paths, rows, ids))
+        scaled = values / np.float32(self.sampling.temperature)
+        scaled[~self._kept(values, log_total)] = -np.inf
+        return columns, scaled
 
     def _edited(self, history: Ids, paths: Sequence[Sequence[int]], rows: Floats, ids: Ids | None) -> Floats:
         """Rows with logit bias and penalties applied, copied only where there are any."""
@@ -174,13 +182,13 @@ class Process:
     def _kept(self, values: Floats, log_total: NDArray[np.floating] | None) -> NDArray[np.bool_]:
         """Which of the ordered columns top-p and min-p leave; the first always."""
         s = self.sampling
-        kept = np.ones(values.shape, bool)
+        weights = np.exp(values - values[:, :1])
+        kept = weights >= s.min_p
         if s.top_p < 1:
-            logprob = log_softmax(values) if log_total is None else values - log_total
-            kept[:, 1:] = np.cumsum(np.exp(logprob), axis=1)[:, :-1] < s.top_p
-        if s.min_p > 0:
-            kept &= values >= values[:, :1] + np.float32(np.log(s.min_p))
-        return kept
+            sums = weights.cumsum(axis=1)
+            total = sums[:, -1:] if log_total is None else np.exp(log_total - values[:, :1])
+            kept[:, 1:] &= sums[:, :-1] < s.top_p * total
+        return np.asarray(kept)
 
 
 def draw(dist: Dist, noise: Noise, position: int) -> int:

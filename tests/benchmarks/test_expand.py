@@ -24,7 +24,7 @@ N_TOKENS = 500
 OWN = Shape(n_embd=384, n_layer=6, n_head=6, n_head_kv=2, head_dim=64, n_ff=1024)
 WIDER = Shape(n_embd=512, n_layer=8, n_head=16, n_head_kv=4, head_dim=64, n_ff=1280)
 BIGGER_HEADS = Shape(n_embd=512, n_layer=8, n_head=8, n_head_kv=4, head_dim=128, n_ff=1280)
-TWICE_AS_WIDE = Shape(n_embd=896, n_layer=7, n_head=14, n_head_kv=2, head_dim=64, n_ff=2048)
+TWICE_AS_WIDE = Shape(n_embd=768, n_layer=6, n_head=12, n_head_kv=2, head_dim=64, n_ff=2048)
 Make = Callable[..., Path]
 
 
@@ -157,11 +157,11 @@ def test_readers_have_no_zeros_and_writers_none_but_needed(make: Make):
 
 def test_metadata_is_the_sources_but_for_the_sizes(make: Make):
     """Tokenizer and chat template are what makes prompts the same prompts."""
-    old, new = (gguf.GGUFReader(path).fields for path in (DEMO, make(WIDER, "q8_0")))
+    old, new = (gguf.GGUFReader(path).fields for path in (DEMO, make(WIDER, "f32")))
     changed = {key for key in old if old[key].contents() != new[key].contents()} - {"GGUF.kv_count"}
     sizes = {"embedding_length", "block_count", "feed_forward_length", "attention.head_count"}
     sizes |= {"attention.head_count_kv", "attention.layer_norm_rms_epsilon"}
-    general = {"general.name", "general.description", "GGUF.tensor_count"}
+    general = {"general.name", "general.description", "general.file_type", "GGUF.tensor_count"}
     assert changed == general | {f"llama.{key}" for key in sizes}
     assert new["llama.attention.head_count_kv"].contents() == WIDER.n_head_kv
 

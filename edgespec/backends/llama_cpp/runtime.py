@@ -13,7 +13,7 @@ from pathlib import Path
 
 # Read by the OpenMP runtime when the library loads. Its default lets a thread that waits for its partner spin for
 # about a millisecond: beside another busy program a pass of the demo took 40 times as long (benchmarks/LOG.md).
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 import llama_cpp.llama_cpp as lib
 

@@ -35,7 +35,7 @@ class ModelDrafter:
         self._clear()
 
     def _clear(self) -> None:
-        self._places: Ids = np.zeros(0, np.int32)
+        self._places: list[int] = []
         self._n_lead = 0
         self._scored: dict[int, tuple[Ids, NDArray[np.floating]]] = {}
 
@@ -43,11 +43,11 @@ class ModelDrafter:
         self._clear()
         lead = self._catch_up(history)
         self._n_lead = len(lead)
-        tree = GrowingTree(lead, capacity=4 * choice.rows + MAX_LEAD)
+        tree = GrowingTree(lead)
         self._greedy = process.sampling.greedy
         limits = limits_of(choice, self._context.caps.max_leaves)
 
-        def read(nodes: Ids) -> Children:
+        def read(nodes: list[int]) -> Children:
             return self._read(tree, nodes, choice.width, history, process, noise)
 
         drafted, self._places = grow(tree, read, limits)
@@ -66,27 +66,27 @@ class ModelDrafter:
         return [int(t) for t in history[len(self._cached) :]]
 
     def _read(
-        self, tree: GrowingTree, nodes: Ids, width: int, history: Ids, process: Process, noise: Noise
+        self, tree: GrowingTree, nodes: list[int], width: int, history: Ids, process: Process, noise: Noise
     ) -> Children:
-        n_silent = 0
-        asked = nodes
-        if len(nodes) == 1 and nodes[0] == tree.root:
-            asked, n_silent = np.arange(tree.root + 1, dtype=np.int32), tree.root
+        """Evaluate nodes (and, in front of the root, the lead) and rank what may follow each of them."""
+        asked, n_silent = (list(range(tree.root + 1)), tree.root) if nodes == [tree.root] else (nodes, 0)
         rows = self._context.evaluate([Span(0, tree.view(), asked, n_silent)])
-        paths = [tree.path_tokens(n) if process.edits else () for n in nodes.tolist()]
-        dist = process.candidates(history, paths, rows.logits, rows.ids, N_GREEDY)
+        paths = [tree.path_tokens(n) if process.edits else () for n in nodes]
+        dist = process.candidates(history, paths, rows.logits, rows.ids, max(N_GREEDY, width))
         score: NDArray[np.floating] = dist.logprob
         if not self._greedy:
             first = len(history) - tree.root
-            score = score + noise.gumbel((first + tree.depth[nodes]).tolist(), dist.ids)
-        self._scored.update(zip(nodes.tolist(), zip(dist.ids, score, strict=True), strict=True))
+            score = score + noise.gumbel([first + tree.depth[n] for n in nodes], dist.ids)
+        self._scored.update(zip(nodes, zip(dist.ids, score, strict=True), strict=True))
+        logprob = self._agreement[self._greedy].logprob(score)
+        if self._greedy:  # ranked already
+            return Children(dist.ids[:, :width], logprob[:, :width])
         best = np.argsort(-score, axis=1, kind="stable")[:, :width]
-        flat = (best + np.arange(0, score.size, score.shape[1])[:, None]).ravel()
-        logprob = self._agreement[self._greedy].logprob(score).take(flat)
-        return Children(nodes.repeat(best.shape[1]), dist.ids.take(flat), logprob)
+        best += np.arange(0, score.size, score.shape[1])[:, None]
+        return Children(dist.ids.take(best), logprob.take(best))
 
     def commit(self, history: Ids, verdict: Verdict, rows: Rows) -> None:
-        path = self._places[list(verdict.path)].tolist()
+        path = [self._places[n] for n in verdict.path]
         for node, token in zip(path, verdict.tokens, strict=True):
             if node in self._scored:
                 ids, score = self._scored[node]

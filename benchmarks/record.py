@@ -1,0 +1,82 @@
+"""What every benchmark shares: naming the machine, pairing, and writing results/*.json.
+
+These machines are shared and noisy: variants are interleaved and compared by paired ratios with their spread.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores and versions; nothing that names a person or a path."""
+    from importlib.metadata import version
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        cpu = platform.processor()
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "llama-cpp-python": version("llama-cpp-python"),
+        "load_at_start": round(os.getloadavg()[0], 2),
+    }
+
+
+def commit() -> str:
+    """The commit measured, with + where the tree had changes."""
+    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
+    dirty = subprocess.run(["git", "status", "--porcelain", "edgespec"], cwd=ROOT, capture_output=True, text=True)
+    return head.strip() + ("+" if dirty.stdout.strip() else "")
+
+
+def write(name: str, result: dict[str, Any]) -> Path:
+    """results/NAME.json with commit, machine, date and command in front."""
+    RESULTS.mkdir(exist_ok=True)
+    command = " ".join(["python", *(a.replace(f"{ROOT}/", "") for a in sys.argv)])
+    head = {"commit": commit(), "date": time.strftime("%Y-%m-%d"), "machine": machine(), "command": command}
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({**head, **result}, indent=1) + "\n")
+    return path
+
+
+def paired_ratio(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dict[str, float]:
+    """Sum of a over sum of b, with the 95 % interval of a bootstrap over the pairs."""
+    x, y = np.asarray(a), np.asarray(b)
+    picks = np.random.default_rng(seed).integers(0, len(x), (2000, len(x)))
+    ratios = x[picks].sum(axis=1) / y[picks].sum(axis=1)
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return {"ratio": float(x.sum() / y.sum()), "low": float(low), "high": float(high), "n": len(x)}
+
+
+def copy_bandwidth(n_bytes: int = 1 << 29, n_threads: int = 2, n_repeats: int = 7) -> float:
+    """Bytes a second that n_threads move when they copy a block far larger than the caches, reads plus writes."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    parts = [
+        (np.ones(n_bytes // n_threads, np.uint8), np.zeros(n_bytes // n_threads, np.uint8)) for _ in range(n_threads)
+    ]
+    best = np.inf
+    with ThreadPoolExecutor(n_threads) as pool:
+        for _ in range(n_repeats):
+            start = time.perf_counter()
+            list(pool.map(lambda p: np.copyto(p[1], p[0]), parts))
+            best = min(best, time.perf_counter() - start)
+    return 2 * n_bytes / best

@@ -1,0 +1,25 @@
+"""What all tests share: settings that are not the user's, and one process with the demo loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgespec.service.supervisor import Supervisor
+from edgespec.types import Settings
+
+for name in [name for name in os.environ if name.startswith("EDGESPEC_")]:
+    del os.environ[name]
+# Kept between runs: trying out the runtime takes seconds and its outcome holds for this build and processor.
+os.environ["EDGESPEC_CACHE_DIR"] = str(Path(__file__).parents[1] / ".cache" / "tests")
+
+
+@pytest.fixture(scope="session")
+def loaded_once() -> Iterator[Supervisor]:
+    """The process behind `worker`; a test that needs another model loads it and is followed by a fresh load."""
+    with Supervisor() as supervisor:
+        supervisor.load(Settings(model="demo"))
+        yield supervisor

@@ -1,0 +1,111 @@
+"""A worker without a model that follows a script: `fake_worker.py [STAGE ENDING]`.
+
+STAGE   start, load or answer: where it ends; none: nowhere
+ENDING  a signal's number, or one of: exit, half (in the middle of a frame), assert (as ggml does), mute (closes its
+        pipe and lives on), hang
+An answer obeys the last message: "count" says one, two, three; "wait" says one and says the rest after its cancel;
+"silent" says nothing before and after its cancel; "overflow" fails; "deaf" says one and hears nothing any more, not
+even the end of its input; "child" starts a process and says its id; "escape" says what would clear a screen; anything
+else is repeated, with the number of messages.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import threading
+from typing import BinaryIO
+
+from edgespec.errors import ContextOverflow
+from edgespec.service.messages import Cancel, Done, Failed, Generate, Load, Loaded, Pipe, Progress, Said
+from edgespec.service.worker import _own_stdout
+from edgespec.types import Answer, Piece, PlanLine
+
+PLAN = (PlanLine("drafter", "fake-draft", "asked for"), PlanLine("rows", "8 (tree)", "a default"))
+STAGE, ENDING = (sys.argv[1:] + ["", ""])[:2]
+
+
+def main() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    out = _own_stdout()
+    pipe = Pipe(sys.stdin.buffer, out)
+    end_at("start", out)
+    while (order := pipe.receive()) is not None:
+        print("a stray print")
+        os.write(1, b"and one of a library in C\n")
+        if isinstance(order, Load):
+            pipe.send(Progress(order.request, "loading fake", 0.5))
+            end_at("load", out)
+            pipe.send(Loaded(order.request, "fake", "a note", 128, "model", PLAN, ("a warning",)))
+        elif isinstance(order, Generate):
+            obey(order, order.messages[-1].content, pipe, out)
+
+
+def obey(order: Generate, command: str, pipe: Pipe, out: BinaryIO) -> None:
+    def say(text: str) -> None:
+        said.append(text)
+        pipe.send(Said(order.request, Piece(text, (len(text),))))
+
+    said: list[str] = []
+    if command == "overflow":
+        pipe.send(Failed(order.request, ContextOverflow(200, 128)))
+        return
+    if command == "child":
+        child = subprocess.Popen([sys.executable, "-c", "import signal; signal.alarm(60); signal.pause()"])
+        say(str(child.pid))
+    elif command == "escape":
+        say("a\x1b[2Jb")
+    elif command in ("count", "wait", "deaf"):
+        say("one ")
+    elif command != "silent":
+        say(f"{len(order.messages)} heard: {command!r}")
+    end_at("answer", out)
+    if command == "deaf":
+        threading.Event().wait()
+    waits = command in ("wait", "child", "silent")
+    while waits and pipe.receive() != Cancel(order.request):
+        pass
+    if command in ("count", "wait"):
+        say("two ")
+        say("three")
+    answer = Answer(
+        text="".join(said),
+        tokens=tuple(len(text) for text in said),
+        finish="cancelled" if waits else "stop",
+        method="model",
+        prompt_n=7,
+        cache_n=2,
+        prompt_ms=1.0,
+        predicted_ms=500.0,
+        draft_n=9,
+        draft_n_accepted=1,
+        n_rounds=2,
+        target_ms=300.0,
+        draft_ms=100.0,
+        overhead_ms=100.0,
+    )
+    pipe.send(Done(order.request, answer, rss_bytes=1))
+
+
+def end_at(stage: str, out: BinaryIO) -> None:
+    if stage != STAGE:
+        return
+    if ENDING == "exit":
+        sys.exit(3)
+    if ENDING == "half":
+        os.write(out.fileno(), b"\xff\x00\x00\x00half")
+        os._exit(0)
+    if ENDING == "assert":
+        sys.stderr.write("/home/builder/llama.cpp/src/llama-kv.cpp:77: GGML_ASSERT(n > 0) failed\nframe 1\nframe 2\n")
+        sys.stderr.flush()
+        os.abort()
+    if ENDING == "mute":
+        os.close(out.fileno())
+    elif ENDING != "hang":
+        os.kill(os.getpid(), int(ENDING))
+    threading.Event().wait()
+
+
+main()

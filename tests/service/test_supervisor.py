@@ -1,0 +1,277 @@
+"""The process that watches: every way the other one can end, and whose events are whose. No model here."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from edgespec.errors import ContextOverflow, ModelNotFound, WorkerDied
+from edgespec.service import supervisor as module
+from edgespec.service.messages import Done, Progress, Said
+from edgespec.service.supervisor import Nudged, Supervisor
+from edgespec.types import Message, Sampling, Settings
+from tests.service.conftest import Scripted
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups are POSIX")
+needs_pidfd = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux tells when a stranger's child ends")
+
+
+def ask(worker: Supervisor, command: str) -> Iterator[Progress | Said | Nudged | Done]:
+    return worker.generate([Message("user", command)], Sampling())
+
+
+def loaded(worker: Supervisor) -> Supervisor:
+    worker.load(Settings())
+    return worker
+
+
+def death(worker: Supervisor) -> str:
+    """The sentence of a worker that dies somewhere between its start and the end of an answer."""
+    with pytest.raises(WorkerDied) as caught:
+        worker.load(Settings())
+        list(ask(worker, "count"))
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert caught.value.exit_code == 1
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("number", "next_step"),
+    [
+        (signal.SIGKILL, "use a smaller --context or a smaller model"),
+        (signal.SIGILL, "build it again with `make setup`"),
+        (signal.SIGTERM, "start edgespec again"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("stage", "doing"), [("start", "loading the model"), ("load", "loading the model"), ("answer", "answering")]
+)
+def test_a_death_anywhere_is_one_sentence_with_the_signal_and_the_next_step(
+    scripted: Scripted, stage: str, doing: str, number: signal.Signals, next_step: str
+) -> None:
+    """The pipe may break while sending or while waiting, and the child may not be reaped yet."""
+    sentence = death(scripted(stage, number))
+    assert sentence.startswith(f"the model's process was killed by {number.name} while {doing}")
+    assert sentence.endswith(next_step)
+
+
+@pytest.mark.parametrize(
+    ("stage", "next_step"), [("load", "download it again, or use another"), ("answer", "try again")]
+)
+def test_a_crash_blames_the_file_only_while_it_is_read(scripted: Scripted, stage: str, next_step: str) -> None:
+    """A crash in mid-answer says nothing about the file."""
+    assert death(scripted(stage, signal.SIGSEGV)).endswith(next_step)
+
+
+def test_an_assertion_of_the_runtime_is_quoted_without_its_folders(scripted: Scripted) -> None:
+    """What it prints after the assertion (a back trace) says nothing, nor does where it was built."""
+    sentence = death(scripted("load", "assert"))
+    assert "SIGABRT while loading the model: llama-kv.cpp:77: GGML_ASSERT(n > 0) failed; " in sentence
+
+
+def test_an_exit_without_a_signal_names_the_code(scripted: Scripted) -> None:
+    """A negative code is a signal, any other is not."""
+    assert "ended (exit code 3) while answering" in death(scripted("answer", "exit"))
+
+
+def test_an_unfinished_frame_is_a_death(scripted: Scripted) -> None:
+    """Half a message must neither be believed nor waited for."""
+    assert "while answering" in death(scripted("answer", "half"))
+
+
+def test_a_worker_that_closes_its_pipe_and_lives_on_is_ended(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiting for its exit code would take for ever."""
+    monkeypatch.setattr(module, "GRACE_S", 0.1)
+    assert "SIGKILL" in death(scripted("load", "mute"))
+
+
+def test_what_was_said_before_a_death_is_delivered(scripted: Scripted) -> None:
+    """The end of the pipe must not overtake what is still in it."""
+    worker = loaded(scripted("answer", signal.SIGKILL))
+    events = ask(worker, "count")
+    said = next(events)
+    assert isinstance(said, Said)
+    assert said.piece.text == "one "
+    with pytest.raises(WorkerDied):
+        next(events)
+
+
+def test_every_later_request_finds_the_same_death(scripted: Scripted) -> None:
+    """The end of the pipe is noticed once; the second request must not wait for a second end."""
+    worker = scripted("load", signal.SIGKILL)
+    first = death(worker)
+    assert death(worker) == first
+    worker.close()
+    assert "SIGKILL" in death(worker)
+
+
+def test_a_process_that_cannot_start_is_a_sentence(tmp_path: Path) -> None:
+    """A missing interpreter, no memory, no process slots: all are OSErrors."""
+    with pytest.raises(WorkerDied, match="could not be started"):
+        Supervisor([str(tmp_path / "nothing")])
+
+
+def test_stray_prints_of_the_child_break_no_frame(scripted: Scripted) -> None:
+    """The frames travel over its standard output, where libraries print."""
+    pieces = [e.piece.text for e in ask(loaded(scripted()), "count") if isinstance(e, Said)]
+    assert pieces == ["one ", "two ", "three"]
+
+
+def test_progress_reaches_the_caller_of_load(scripted: Scripted) -> None:
+    """Load returns its last event only."""
+    seen: list[Progress] = []
+    scripted().load(Settings(), seen.append)
+    assert [(p.what, p.done) for p in seen] == [("loading fake", 0.5)]
+
+
+def test_an_error_of_the_worker_is_raised_with_its_kind_and_the_worker_goes_on(scripted: Scripted) -> None:
+    """A refusal is an ending of the request, not of the process."""
+    worker = loaded(scripted())
+    with pytest.raises(ContextOverflow) as caught:
+        list(ask(worker, "overflow"))
+    assert (caught.value.n_needed, caught.value.n_ctx) == (200, 128)
+    assert isinstance(list(ask(worker, "count"))[-1], Done)
+
+
+def test_cancel_stops_the_answer_and_its_rest_still_comes(scripted: Scripted) -> None:
+    """A cancel that closed the pipe or dropped events would lose what was said."""
+    worker = loaded(scripted())
+    events = ask(worker, "wait")
+    next(events)
+    worker.cancel()
+    *rest, done = events
+    assert [e.piece.text for e in rest if isinstance(e, Said)] == ["two ", "three"]
+    assert isinstance(done, Done)
+    assert done.answer.finish == "cancelled"
+
+
+def test_cancel_with_nothing_under_way_does_nothing(scripted: Scripted) -> None:
+    """A stop that comes late must not stop the next answer."""
+    worker = loaded(scripted())
+    list(ask(worker, "count"))
+    worker.cancel()
+    done = list(ask(worker, "count"))[-1]
+    assert isinstance(done, Done)
+    assert done.answer.finish == "stop"
+
+
+@pytest.mark.parametrize("leave", [True, False], ids=["left", "kept"])
+def test_a_new_answer_has_nothing_of_one_that_was_not_read_to_its_end(scripted: Scripted, leave: bool) -> None:
+    """Its pieces are in the pipe already, and without a cancel the worker would never come to the new one."""
+    worker = loaded(scripted())
+    abandoned = ask(worker, "wait")
+    next(abandoned)
+    if leave:
+        abandoned.close()  # type: ignore[attr-defined]
+    pieces = [e.piece.text for e in ask(worker, "count") if isinstance(e, Said)]
+    assert pieces == ["one ", "two ", "three"]
+
+
+def test_a_nudge_shows_up_among_the_events_of_the_answer_under_way(scripted: Scripted) -> None:
+    """It is how Ctrl-C wakes whoever waits for the next piece."""
+    worker = loaded(scripted())
+    events = ask(worker, "wait")
+    next(events)
+    worker.nudge()
+    assert isinstance(next(events), Nudged)
+    worker.cancel()
+    assert isinstance(list(events)[-1], Done)
+
+
+def test_a_nudge_that_came_too_late_is_not_seen_by_the_next_answer(scripted: Scripted) -> None:
+    """Ctrl-C at the very end of one answer would stop the next."""
+    worker = loaded(scripted())
+    list(ask(worker, "count"))
+    worker.nudge()
+    assert not [e for e in ask(worker, "count") if isinstance(e, Nudged)]
+
+
+def test_a_nudge_from_a_signal_handler_wakes_a_wait(scripted: Scripted) -> None:
+    """The handler runs inside the wait; a lock it shared with the wait would stop both for ever."""
+    worker = loaded(scripted())
+    events = ask(worker, "wait")
+    next(events)
+    before = signal.signal(signal.SIGALRM, lambda *_: worker.nudge())
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        assert isinstance(next(events), Nudged)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_close_ends_a_worker_that_hears_nothing(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker stuck in the runtime does not see that its input ended."""
+    monkeypatch.setattr(module, "GRACE_S", 0.1)
+    worker = loaded(scripted())
+    next(ask(worker, "deaf"))
+    worker.close()
+    assert not psutil.pid_exists(worker.pid)
+    worker.close()
+
+
+@needs_pidfd
+def test_kill_ends_what_the_worker_started_too(scripted: Scripted) -> None:
+    """The self-test runs in a grandchild, which would go on for half a minute."""
+    worker = loaded(scripted())
+    said = next(ask(worker, "child"))
+    assert isinstance(said, Said)
+    ended = os.pidfd_open(int(said.piece.text))
+    try:
+        worker.kill()
+        assert select.select([ended], [], [], 10)[0]
+    finally:
+        os.close(ended)
+
+
+def test_an_exception_in_the_face_leaves_no_child(scripted: Scripted) -> None:
+    """Leaving by Ctrl-C or by a bug must not wait for the answer under way."""
+    worker = loaded(scripted())
+    with pytest.raises(KeyboardInterrupt), worker:
+        next(ask(worker, "deaf"))
+        raise KeyboardInterrupt
+    assert not psutil.pid_exists(worker.pid)
+
+
+def test_ctrl_c_does_not_reach_the_child(scripted: Scripted) -> None:
+    """A terminal sends it to its whole foreground group."""
+    assert os.getpgid(scripted().pid) != os.getpgid(0)
+    assert os.getsid(scripted().pid) != os.getsid(0)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 always looks into the current folder first")
+def test_files_in_the_current_folder_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m` puts it in front of the standard library: a queue.py lying there would end the worker."""
+    (tmp_path / "queue.py").write_text("raise SystemExit('wrong queue')")
+    monkeypatch.chdir(tmp_path)
+    with Supervisor() as worker, pytest.raises(ModelNotFound):
+        worker.load(Settings(model="no-such-model"))
+
+
+@needs_pidfd
+def test_the_worker_is_gone_when_its_face_was_killed() -> None:
+    """Nobody is left to close the pipe politely; a model that stays in memory would be found days later."""
+    code = (
+        "from edgespec.service.supervisor import Supervisor; import signal; "
+        "worker = Supervisor(); print(worker.pid, flush=True); signal.pause()"
+    )
+    face = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert face.stdout is not None
+    with face.stdout:
+        ended = os.pidfd_open(int(face.stdout.readline()))
+    try:
+        face.kill()
+        face.wait()
+        assert select.select([ended], [], [], 10)[0]
+    finally:
+        os.close(ended)

@@ -1,0 +1,142 @@
+"""The real worker with the real demo, end to end."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from edgespec.errors import BadSetting, ContextOverflow, EdgespecError, ModelNotFound, WorkerDied
+from edgespec.service.messages import Done, Failed, Generate, Pipe, Progress, Said
+from edgespec.service.supervisor import Nudged, Supervisor
+from edgespec.service.worker import Worker
+from edgespec.types import Answer, Message, Sampling, Settings
+
+GREEDY = Sampling(temperature=0)
+LONG = [Message("user", "Tell me a long story about a river.")]
+
+
+@pytest.fixture(scope="module")
+def worker(loaded_once: Supervisor) -> Supervisor:
+    return loaded_once
+
+
+@pytest.fixture(scope="module")
+def endless(worker: Supervisor) -> Sampling:
+    """Draws that never end an answer, so that it can only be stopped."""
+    _, greeting = answer(worker.generate([Message("user", "hi")], GREEDY))
+    assert greeting.finish == "stop"
+    return Sampling(seed=1, logit_bias=((greeting.tokens[-1], -math.inf),))
+
+
+def answer(events: Iterator[Progress | Said | Nudged | Done]) -> tuple[list[Said], Answer]:
+    """The pieces of an answer and its summary, from the events that are left."""
+    *pieces, done = (event for event in events if isinstance(event, Said | Done))
+    assert isinstance(done, Done)
+    return [piece for piece in pieces if isinstance(piece, Said)], done.answer
+
+
+def prompt_of(n_words: int) -> Sequence[Message]:
+    return [Message("user", "river " * n_words)]
+
+
+def test_the_pieces_are_the_answer(worker: Supervisor) -> None:
+    """Text held back for a character or a stop string must come at last, and every id with it."""
+    pieces, whole = answer(worker.generate(LONG, Sampling(seed=1), max_tokens=40))
+    assert "".join(p.piece.text for p in pieces) == whole.text
+    assert tuple(i for p in pieces for i in p.piece.ids) == whole.tokens
+    assert whole.finish in ("stop", "length")
+    assert len(whole.tokens) <= 40
+
+
+def test_the_next_turn_prefills_only_what_is_new(worker: Supervisor) -> None:
+    """Tokenising an answer's text again may give other ids, and a drafter's leftovers may stand in the cache."""
+    _, first = answer(worker.generate(LONG, GREEDY, max_tokens=30))
+    turns = [*LONG, Message("assistant", first.text, first.tokens), Message("user", "And then?")]
+    _, second = answer(worker.generate(turns, GREEDY, max_tokens=5))
+    n_said = first.prompt_n + first.cache_n + len(first.tokens)
+    assert second.cache_n >= n_said - 2  # the last token, and an end token, are not in the cache
+    assert second.prompt_n < 20
+
+
+def test_a_cancel_in_mid_answer_keeps_what_was_said(worker: Supervisor, endless: Sampling) -> None:
+    """On a slow machine it took minutes to say."""
+    events = worker.generate(LONG, endless)
+    said = next(event for event in events if isinstance(event, Said))
+    worker.cancel()
+    pieces, whole = answer(events)
+    assert whole.finish == "cancelled"
+    assert whole.text == said.piece.text + "".join(p.piece.text for p in pieces)
+    assert whole.tokens
+
+
+def test_a_cancel_in_the_middle_of_a_prompt_is_an_answer_without_tokens(worker: Supervisor) -> None:
+    """A prompt may take minutes; its passes must be left from inside, and the cache must stay usable."""
+    events = worker.generate(prompt_of(1900), GREEDY)
+    assert isinstance(next(events), Progress)
+    worker.cancel()
+    _, whole = answer(events)
+    assert (whole.finish, whole.tokens, whole.text) == ("cancelled", (), "")
+    _, after = answer(worker.generate(prompt_of(100), GREEDY, max_tokens=3))
+    assert after.tokens
+
+
+def test_a_request_that_fails_leaves_the_worker_usable(worker: Supervisor) -> None:
+    """A prompt that is too long is no reason to load a model again."""
+    with pytest.raises(ContextOverflow) as caught:
+        list(worker.generate(prompt_of(5000), GREEDY))
+    assert caught.value.n_ctx == 2048
+    with pytest.raises(BadSetting):
+        list(worker.generate([Message("user", "")], GREEDY))
+    assert answer(worker.generate(LONG, GREEDY, max_tokens=2))[1].tokens
+
+
+def test_a_load_that_fails_is_told_and_another_can_follow() -> None:
+    """A face may offer to choose again."""
+    with Supervisor() as fresh:
+        with pytest.raises(EdgespecError, match="no model is loaded"):
+            list(fresh.generate(LONG, GREEDY))
+        with pytest.raises(ModelNotFound):
+            fresh.load(Settings(model="nothing-of-the-kind"))
+        loaded = fresh.load(Settings(model="demo", draft="none", context=64))
+        assert (loaded.model, loaded.n_ctx, loaded.method) == ("demo", 64, "plain")
+        again = fresh.load(Settings(model="demo-draft", context=96))
+        assert (again.model, again.n_ctx) == ("demo-draft", 96)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
+def test_a_killed_worker_is_one_sentence_after_what_it_said(endless: Sampling) -> None:
+    """Out of memory, the system kills the largest process in mid-answer."""
+    with Supervisor() as doomed:
+        doomed.load(Settings(model="demo", draft="none"))
+        events = doomed.generate(LONG, endless)
+        said = next(event for event in events if isinstance(event, Said))
+        assert said.piece.text
+        os.kill(doomed.pid, signal.SIGKILL)
+        with pytest.raises(WorkerDied, match=r"^the model's process was killed by SIGKILL while answering; .*memory"):
+            list(events)
+
+
+def test_a_bug_in_the_worker_is_a_sentence_and_no_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    """An unforeseen error that ended the serving loop would leave the face waiting for ever."""
+    (order_read, order_write), (event_read, event_write) = os.pipe(), os.pipe()
+    with (
+        os.fdopen(order_read, "rb") as orders_in,
+        os.fdopen(order_write, "wb") as orders_out,
+        os.fdopen(event_read, "rb") as events_in,
+        os.fdopen(event_write, "wb") as events_out,
+    ):
+        face, worker = Pipe(events_in, orders_out), Worker(Pipe(orders_in, events_out))
+        worker._assistant = object()  # type: ignore[assignment]
+        threading.Thread(target=worker.serve, daemon=True).start()
+        worker._orders.put(Generate(7, (), GREEDY))
+        failed = face.receive()
+    assert isinstance(failed, Failed)
+    assert failed.request == 7
+    assert "an error inside edgespec (AttributeError: " in str(failed.error)
+    assert str(failed.error).endswith("please report it")
+    assert "Traceback" in capsys.readouterr().err
