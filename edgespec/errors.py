@@ -1,4 +1,5 @@
-"""Every error edgespec raises on purpose: one sentence for the person who can act, and an exit code (DESIGN section 6).
+"""Every error edgespec raises on purpose: one sentence for the person who can act, and its exit
+code (docs/design.md section 6).
 
 Only `cli` and `server` translate these for the outside; everything else lets them pass.
 """

@@ -95,7 +95,7 @@ class ContextSpec:
 
     n_ctx       tokens of conversation it must hold (the rows of a pass come on top)
     max_nodes   most rows of one pass; max_leaves most leaves of one slot's tree
-    exact       make a row independent of the width of its pass and of where its past lies (DESIGN section 8)
+    exact       make a row independent of the width of its pass and of where its past lies (docs/design.md section 8)
     """
 
     n_ctx: int

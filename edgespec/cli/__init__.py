@@ -12,7 +12,7 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """The `edgespec` script; leaves with the exit code of DESIGN section 6."""
+    """The `edgespec` script; leaves with the exit code of docs/design.md section 6."""
     try:
         from edgespec.cli.app import run
 

@@ -57,7 +57,7 @@ def _lower(text: str) -> str:
 
 
 def _exits(verb: Callable[_Parameters, int]) -> Callable[_Parameters, int]:
-    """A verb whose errors are one line on stderr and the exit code of DESIGN section 6."""
+    """A verb whose errors are one line on stderr and the exit code of docs/design.md section 6."""
 
     @functools.wraps(verb)
     def wrapped(*args: _Parameters.args, **kwargs: _Parameters.kwargs) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from edgespec.cli import INTERRUPTED, screen
 from edgespec.cli import options as o
-from edgespec.errors import BadSetting, EdgespecError, WorkerDied
+from edgespec.errors import BadSetting, Cancelled, EdgespecError, WorkerDied
 from edgespec.service.messages import Loaded
 from edgespec.service.supervisor import Supervisor
 from edgespec.types import Answer, Message, Sampling
@@ -69,7 +69,7 @@ class Conversation:
         self._one_more_leaves = False
 
     def run(self) -> int:
-        """The exit code, once the input has ended or the user wants to leave; KeyboardInterrupt out of an answer."""
+        """The exit code, once the input has ended or the user wants to leave; raises Cancelled out of an answer."""
         return self._talk() if sys.stdin.isatty() and sys.stdout.isatty() else self._answer_lines()
 
     def _answer_lines(self) -> int:
@@ -84,26 +84,25 @@ class Conversation:
         while True:
             try:
                 text = _ask()
+                if text is None or text in ("/exit", "/quit", "/bye"):
+                    return 0
+                self._one_more_leaves = False
+                if text.startswith("/"):
+                    self._command(text)
+                elif text.strip():
+                    self._exchange(text.strip())
             except KeyboardInterrupt:
                 print()
                 if self._one_more_leaves and not typed():
                     return INTERRUPTED
                 self._one_more_leaves = True
                 _note("(Ctrl-C once more leaves)", dim=True)
-                continue
-            if text is None or text in ("/exit", "/quit", "/bye"):
-                return 0
-            self._one_more_leaves = False
-            if text.startswith("/"):
-                self._command(text)
-            elif text.strip():
-                self._exchange(text.strip())
 
     def _exchange(self, text: str) -> None:
         """One message and its answer; what cannot be answered is said and dropped."""
         try:
             answer = self._turn(text)
-        except WorkerDied:
+        except (WorkerDied, Cancelled):
             raise
         except EdgespecError as error:
             _note(f"{error}; your message was not sent: arrow up brings it back, /clear starts anew")

@@ -83,7 +83,7 @@ def _prompt(given: str | None) -> str:
 
 
 def result(done: Done, loaded: Loaded, sampling: Sampling) -> dict[str, Any]:
-    """The object of DESIGN section 6; timings bear llama.cpp's names."""
+    """The object of docs/design.md section 6; timings bear llama.cpp's names."""
     a = done.answer
     seconds = a.predicted_ms / 1e3
     return {

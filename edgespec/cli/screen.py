@@ -42,20 +42,21 @@ class Interrupts:
     KeyboardInterrupt. An exception at the first could strike between two steps and lose a piece of the answer."""
 
     def __init__(self, first: Callable[[], None]) -> None:
-        self._first, self._seen = first, False
+        self._first, self.seen = first, False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Interrupts:
         self._before = signal.getsignal(signal.SIGINT)
         if self._before != signal.SIG_IGN:  # ignored by whoever started this, as nohup does
             signal.signal(signal.SIGINT, self._on_signal)
+        return self
 
     def __exit__(self, *_: object) -> None:
         signal.signal(signal.SIGINT, self._before)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        if self._seen:
+        if self.seen:
             raise KeyboardInterrupt
-        self._seen = True
+        self.seen = True
         self._first()
 
 
@@ -96,21 +97,28 @@ def answer(
 ) -> Done:
     """Print pieces as they come where `show`; Ctrl-C stops the answer and keeps what was said, a second one leaves.
 
-    Whatever happens, the line of the answer ends. Raises what Supervisor.generate raises, KeyboardInterrupt.
+    Whatever happens, the line of the answer ends. Raises what Supervisor.generate raises, Cancelled at the second
+    Ctrl-C.
     """
     line, echo = ProgressLine(), Echo()
     with contextlib.ExitStack() as at_end:
         at_end.callback(echo.end)
         at_end.callback(line.wipe)
-        at_end.enter_context(Interrupts(worker.nudge))
-        for event in worker.generate(messages, sampling, max_tokens):
-            if isinstance(event, Nudged):
-                worker.cancel()
-            elif isinstance(event, Progress):
-                line.show(event)
-            elif isinstance(event, Done):
-                return event
-            elif show:
-                line.wipe()
-                echo.print(event.piece.text)
+        try:
+            with Interrupts(worker.nudge) as interrupts:
+                events = worker.generate(messages, sampling, max_tokens)
+                if interrupts.seen:  # before there was anything to nudge
+                    worker.cancel()
+                for event in events:
+                    if isinstance(event, Nudged):
+                        worker.cancel()
+                    elif isinstance(event, Progress):
+                        line.show(event)
+                    elif isinstance(event, Done):
+                        return event
+                    elif show:
+                        line.wipe()
+                        echo.print(event.piece.text)
+        except KeyboardInterrupt:
+            raise Cancelled("stopped") from None
     raise AssertionError("an answer ended without Done")

@@ -1,4 +1,4 @@
-"""One conversation, round by round: choose, draft, evaluate, verify, keep (DESIGN section 2).
+"""One conversation, round by round: choose, draft, evaluate, verify, keep (docs/design.md section 2).
 
 Calls go down, steps come up; the only lasting change of a round is at its commit.
 Not covered: several slots in a batch.

@@ -215,7 +215,7 @@ def _kill(child: subprocess.Popen[bytes]) -> None:
 
 
 def _obituary(code: int, doing: str, last_words: Sequence[str]) -> str:
-    """One sentence: how the process ended, in its own words where it had any, and what to do."""
+    """One sentence: how the process ended, in its own words where it chose to end, and what to do."""
     how, todo = f"ended (exit code {code})", "start edgespec again"
     if code < 0:
         try:
@@ -223,6 +223,7 @@ def _obituary(code: int, doing: str, last_words: Sequence[str]) -> str:
         except ValueError:
             name = f"signal {-code}"
         how, todo = f"was killed by {name}", _next_step(name, doing)
+        last_words = last_words if name == "SIGABRT" else ()
     telling = [line for line in last_words if "ASSERT" in line or "error" in line.lower()]
     said = next(iter((telling or list(last_words))[-1:]), "")
     said = re.sub(r"\S*/(?=\S+:\d+: )", "", said)  # the folder of the machine that built the runtime

@@ -1,6 +1,6 @@
 """The child process that owns the model: takes orders one at a time, cancels between rounds, dies with its parent.
 
-The runtime can abort its process (DESIGN section 5), which is why it has one of its own. Not covered: deciding
+The runtime can abort its process (docs/design.md section 5), which is why it has one of its own. Not covered: deciding
 anything.
 """
 

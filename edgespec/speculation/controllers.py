@@ -1,4 +1,4 @@
-"""Who decides what a round drafts. Here: a fixed choice; measured ones come with control (methods.md F6)."""
+"""Who decides what a round drafts. Here: a fixed choice; measured ones come with control."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draw and match: walk the tree along the target's own draws (SpecExec's walk, pillars.md section 4, drawn lazily).
+"""Draw and match: walk the tree along the target's own draws (the walk of SpecExec, arXiv 2406.02532, drawn lazily).
 
 Lossless for any tree from any drafter: every emitted token is the target's own draw at its place, and the tree only
 decides how many of them one pass yields. Not covered: rejection sampling against draft probabilities.

@@ -23,6 +23,7 @@ from edgespec.service.supervisor import Supervisor
 ROOT = Path(__file__).parents[2]
 FAKE = ROOT / "tests" / "service" / "fake_worker.py"
 PATIENCE_S = 60
+MISSED_S = 3
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,12 @@ class Terminal:
     def ctrl_c(self) -> None:
         self.type(b"\x03")
 
+    def ctrl_c_at_the_prompt(self) -> None:
+        """Python looks for signals and then waits for keys: one that comes in between is noticed with the next key."""
+        self.ctrl_c()
+        if not select.select([self._master], [], [], MISSED_S)[0]:
+            self.ctrl_c()
+
     def expect(self, pattern: str) -> str:
         """What came up to and with the pattern; later calls see only what comes after."""
         while (found := re.search(pattern, self._seen, re.DOTALL)) is None:
@@ -124,7 +131,8 @@ class Terminal:
             data = os.read(self._master, 4096)
         except OSError:  # Linux: the other side is closed
             return False
-        self._seen += data.decode("utf-8", "replace")
+        # readline switches bracketed paste on and off around each line
+        self._seen += re.sub("\x1b\\[\\?2004[hl]\r?", "", data.decode("utf-8", "replace"))
         return bool(data)
 
     def leave(self) -> tuple[int, str]:

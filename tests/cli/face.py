@@ -1,4 +1,4 @@
-"""The command line before a fake worker, on the terminal that is its standard input: `face.py STAGE ENDING VERB ...`."""
+"""The command line with a fake worker, on the terminal that is its standard input: `face.py STAGE ENDING VERB ...`."""
 
 from __future__ import annotations
 

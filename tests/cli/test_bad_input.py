@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import edgespec
-from tests.cli.conftest import ROOT, Command, sentence
+from tests.cli.conftest import Command, sentence
 from tests.gguf.files import META, gguf
 
 DEMO = Path(edgespec.__file__).parent / "demo" / "demo.gguf"
@@ -52,12 +49,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("hollow.gguf", 1, "the runtime could not load hollow.gguf"),
     ],
 )
-def test_a_model_that_cannot_be_used(
-    demo: Command, files: Path, monkeypatch: pytest.MonkeyPatch, model: str, code: int, says: str
-) -> None:
-    """The refusal comes from another process, the header's reader or the runtime itself."""
-    monkeypatch.chdir(files)
-    assert says in sentence(demo("run", "-p", "hi", "-m", model), code)
+def test_a_model_that_cannot_be_used(demo: Command, files: Path, model: str, code: int, says: str) -> None:
+    """The refusal comes from another process: of the list of names, the header's reader or the runtime itself."""
+    named = str(files / model) if model in FILES else model
+    assert says in sentence(demo("run", "-p", "hi", "-m", named), code)
 
 
 @pytest.mark.parametrize(
@@ -69,12 +64,10 @@ def test_a_model_that_cannot_be_used(
         ("", "no model is named"),
     ],
 )
-def test_a_drafter_that_was_named_and_cannot_draft(
-    demo: Command, files: Path, monkeypatch: pytest.MonkeyPatch, draft: str, says: str
-) -> None:
+def test_a_drafter_that_was_named_and_cannot_draft(demo: Command, files: Path, draft: str, says: str) -> None:
     """Answering without it would hide that the user's choice had no effect."""
-    monkeypatch.chdir(files)
-    assert says in sentence(demo("run", "-p", "hi", "-d", draft), 5)
+    named = str(files / draft) if draft in FILES else draft
+    assert says in sentence(demo("run", "-p", "hi", "-d", named), 5)
 
 
 @pytest.mark.parametrize(
@@ -170,13 +163,3 @@ def test_a_setting_of_the_environment_names_its_variable(command: Command, monke
     """Nobody would look for the reason in the flags they gave."""
     monkeypatch.setenv("EDGESPEC_NODES", "many")
     assert "EDGESPEC_NODES" in sentence(command("run", "-p", "hi"), 2)
-
-
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="nothing is unwritable to root")
-def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -> None:
-    """A read-only home folder is no reason to refuse an answer."""
-    tmp_path.chmod(0o500)
-    environment = {**os.environ, "EDGESPEC_CACHE_DIR": str(tmp_path / "cache")}
-    asked = [sys.executable, "-m", "edgespec.cli", "run", "-p", "hi", "--max-tokens", "2"]
-    done = subprocess.run(asked, env=environment, cwd=ROOT, capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")

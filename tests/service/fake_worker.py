@@ -3,10 +3,12 @@
 STAGE   start, load or answer: where it ends; none: nowhere
 ENDING  a signal's number, or one of: exit, half (in the middle of a frame), assert (as ggml does), mute (closes its
         pipe and lives on), hang
-An answer obeys the last message: "count" says one, two, three; "wait" says one and says the rest after its cancel;
-"silent" says nothing before and after its cancel; "overflow" fails; "deaf" says one and hears nothing any more, not
-even the end of its input; "child" starts a process and says its id; "escape" says what would clear a screen; anything
-else is repeated, with the number of messages.
+An answer obeys the last message:
+count     says one, two, three                 wait      says one, and the rest after its cancel
+silent    says nothing, and ends when told to  overflow  fails
+deaf      says one and hears nothing any more  stubborn  says one, then no to its cancel, and is deaf
+child     starts a process and says its id     escape    says what would clear a screen
+Anything else is repeated, with the number of messages.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from edgespec.service.worker import _own_stdout
 from edgespec.types import Answer, Piece, PlanLine
 
 PLAN = (PlanLine("drafter", "fake-draft", "asked for"), PlanLine("rows", "8 (tree)", "a default"))
-STAGE, ENDING = (sys.argv[1:] + ["", ""])[:2]
+STAGE, ENDING = [*sys.argv[1:], "", ""][:2]
 
 
 def main() -> None:
@@ -57,16 +59,19 @@ def obey(order: Generate, command: str, pipe: Pipe, out: BinaryIO) -> None:
         say(str(child.pid))
     elif command == "escape":
         say("a\x1b[2Jb")
-    elif command in ("count", "wait", "deaf"):
+    elif command in ("count", "wait", "deaf", "stubborn"):
         say("one ")
     elif command != "silent":
         say(f"{len(order.messages)} heard: {command!r}")
     end_at("answer", out)
     if command == "deaf":
         threading.Event().wait()
-    waits = command in ("wait", "child", "silent")
+    waits = command in ("wait", "child", "silent", "stubborn")
     while waits and pipe.receive() != Cancel(order.request):
         pass
+    if command == "stubborn":
+        say("no ")
+        threading.Event().wait()
     if command in ("count", "wait"):
         say("two ")
         say("three")

@@ -30,7 +30,7 @@ from edgespec.types import Caps, ContextSpec, Floats, Ids, Rows, Span
 
 KV_TYPE = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0, "q4_0": lib.GGML_TYPE_Q4_0}
 MAX_SEQUENCES = 256
-# With f16 KV a lone row, or 64 rows and more, runs another attention kernel than 2 to 32 rows (DESIGN section 8).
+# With f16 KV a lone row, or 64 rows and more, runs another attention kernel than 2 to 32 rows (docs/exact.md).
 EXACT_F16_ROWS = (2, 32)
 
 
@@ -190,7 +190,7 @@ class LlamaContext:
 
     def _commit_in_order(self, slot: int, kept: list[int]) -> None:
         """Commit with the rows moved next to each other: attention adds cells up in cache order, and a rejected
-        sibling's cell, filled later, would put the past out of order (DESIGN section 8)."""
+        sibling's cell, filled later, would put the past out of order (docs/design.md section 8)."""
         state, helper = self._seqs.slots[slot], self._helper
         start, end = state.length, state.length + len(kept)
         lib.llama_memory_seq_cp(self._memory, state.seq_of[kept[-1]], helper, start, end)
@@ -265,7 +265,7 @@ def _open(model: ctypes.c_void_p, spec: ContextSpec, *, n_rows_max: int, n_seq_m
     params.n_batch = max(spec.n_ubatch, n_rows_max + 1)
     params.n_ubatch = params.n_batch
     params.n_seq_max = n_seq_max
-    params.n_outputs_max = max(n_rows_max, n_seq_max)  # below n_seq_max the runtime aborts (pillars.md M3)
+    params.n_outputs_max = max(n_rows_max, n_seq_max)  # below n_seq_max the runtime aborts (docs/trees.md)
     params.n_threads = params.n_threads_batch = spec.n_threads or n_cores()
     params.type_k = params.type_v = KV_TYPE[spec.kv_type]
     params.kv_unified = True

@@ -1,6 +1,6 @@
 """What this host's build of the runtime survives and promises, found once in child processes and remembered.
 
-Built for the wrong processor the runtime dies with a signal at its first pass (DESIGN section 8: AMX), and
+Built for the wrong processor the runtime dies with a signal at its first pass (docs/design.md section 8: AMX), and
 whether a row depends on the width of its pass is a fact of build, processor and KV type: both are tried, not assumed.
 Not covered: speed (calibration measures it).
 """

@@ -1,4 +1,4 @@
-"""Which sequence ids carry which node of a tree in a unified KV cache (pillars.md section 0, facts F1 to F5).
+"""Which sequence ids carry which node of a tree in a unified KV cache (docs/trees.md).
 
 A sequence is one root-to-leaf path. Spare sequences keep the conversation's prefix between rounds, so that lending
 one to a leaf copies only what is new: llama.cpp keeps an ordered map per sequence, and copying a whole prefix for

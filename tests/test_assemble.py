@@ -1,0 +1,271 @@
+"""What is put together for which settings, with the demo; and what is taken apart again when that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import edgespec
+from edgespec import assemble
+from edgespec.assemble import Assistant, open_assistant
+from edgespec.backends.llama_cpp import selftest
+from edgespec.backends.llama_cpp.context import LlamaContext
+from edgespec.backends.llama_cpp.model import LlamaModel
+from edgespec.backends.llama_cpp.selftest import HostFacts, host_facts
+from edgespec.errors import BadSetting, Cancelled, DrafterUnusable, ModelNotFound
+from edgespec.store.registry import Entry, resolve
+from edgespec.types import Message, PlanLine, Sampling, Settings
+
+HI = [{"role": "user", "content": "hi"}]
+GREEDY = Sampling(temperature=0)
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[Assistant]:
+    with edgespec.open("demo") as assistant:
+        yield assistant
+
+
+@pytest.fixture
+def alive(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Models and contexts that are open; closing one takes it out."""
+    found: list[object] = []
+    for kind in (LlamaModel, LlamaContext):
+        make, close = kind.__init__, kind.close
+
+        def made(self: object, *args: object, make=make, **kwargs: object) -> None:  # type: ignore[no-untyped-def]
+            make(self, *args, **kwargs)
+            found.append(self)
+
+        def closed(self: object, close=close) -> None:  # type: ignore[no-untyped-def]
+            close(self)
+            if isinstance(self, LlamaModel):
+                assert not any(isinstance(one, LlamaContext) and one in found for one in found if one is not self) or (
+                    sum(isinstance(one, LlamaModel) for one in found) > 1
+                )
+            if self in found:
+                found.remove(self)
+
+        monkeypatch.setattr(kind, "__init__", made)
+        monkeypatch.setattr(kind, "close", closed)
+    return found
+
+
+def plan_of(assistant: Assistant) -> dict[str, PlanLine]:
+    return {line.line: line for line in assistant.plan}
+
+
+def facts(monkeypatch: pytest.MonkeyPatch, **changed: bool) -> None:
+    found = replace(HostFacts(extra_buffers=True, exact=True, row_depends_on_width=True), **changed)
+    monkeypatch.setattr(assemble, "host_facts", lambda *_: found)
+
+
+def drafters(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let the model list name these for the demo."""
+
+    def listed(name: str) -> Entry:
+        entry = resolve(name)
+        return replace(entry, drafts=names) if entry.name == "demo" else entry
+
+    monkeypatch.setattr(assemble, "resolve", listed)
+
+
+# --- as a library
+
+
+def test_a_conversation_streams_in_one_line(demo: Assistant) -> None:
+    """The README promises it; messages as every other tool writes them."""
+    text = "".join(demo.stream(HI, GREEDY))
+    assert text
+    assert text == demo.answer([Message("user", "hi")], GREEDY).text
+
+
+def test_a_message_with_other_keys_is_refused_by_name(demo: Assistant) -> None:
+    """A name or a picture that is dropped without a word would be missed much later."""
+    with pytest.raises(BadSetting, match="a message has role and content, not role, image"):
+        next(demo.stream([{"role": "user", "image": "x"}]))
+
+
+def test_closing_a_stream_stops_the_answer_and_the_next_goes_on(demo: Assistant) -> None:
+    """Leaving a loop over it is the only way a library user has to stop."""
+    stream = demo.stream([{"role": "user", "content": "Tell me a long story."}])
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert demo.answer(HI, GREEDY).finish == "stop"
+
+
+def test_a_model_named_to_open_wins_over_the_settings() -> None:
+    """Both can name one; the nearer one counts."""
+    with pytest.raises(ModelNotFound, match="nearer"):
+        edgespec.open("nearer", Settings(model="farther"))
+    with pytest.raises(ModelNotFound, match="farther"):
+        edgespec.open(settings=Settings(model="farther"))
+
+
+# --- the plan
+
+
+def test_the_plan_has_a_line_for_each_decision_and_says_why(demo: Assistant) -> None:
+    """--json promises line, value and reason; a line twice would contradict itself."""
+    assert [line.line for line in demo.plan] == list(plan_of(demo))
+    assert all(line.value and line.reason for line in demo.plan)
+    assert plan_of(demo)["drafter"] == PlanLine("drafter", "demo-draft", "the model list names it for this target")
+    assert plan_of(demo)["context"].value == "2048"
+
+
+def test_what_was_asked_for_is_used_and_said() -> None:
+    """An override that is ignored would make every comparison worthless."""
+    asked = Settings(draft="demo-draft", shape="chain", nodes=4, context=256, kv="q8_0", threads=1)
+    with open_assistant(asked) as assistant:
+        plan = plan_of(assistant)
+        assert {
+            name: (plan[name].value, plan[name].reason) for name in ("drafter", "rows", "context", "kv", "threads")
+        } == {
+            "drafter": ("demo-draft", "asked for"),
+            "rows": ("4 (chain)", "asked for"),
+            "context": ("256", "asked for"),
+            "kv": ("q8_0", "asked for"),
+            "threads": ("1", "asked for"),
+        }
+        assert assistant.engine.n_ctx == 256
+        answer = assistant.answer(HI, GREEDY)
+        assert answer.draft_n <= 3 * answer.n_rounds
+
+
+@pytest.mark.parametrize(
+    "asked", [Settings(method="plain"), Settings(draft="none"), Settings(nodes=1)], ids=["plain", "none", "nodes"]
+)
+def test_plain_decoding_loads_no_drafter(alive: list[object], asked: Settings) -> None:
+    """Its memory is what the user wanted to save."""
+    with open_assistant(replace(asked, context=128)) as assistant:
+        assert [type(one).__name__ for one in alive] == ["LlamaModel", "LlamaContext"]
+        assert assistant.engine.method == "plain"
+        assert assistant.answer(HI, GREEDY).draft_n == 0
+
+
+def test_greedy_answers_with_and_without_a_drafter_are_the_same_under_exact() -> None:
+    """Whatever assemble puts together, the text is the target's own."""
+    with open_assistant(Settings(exact=True)) as drafting, open_assistant(Settings(exact=True, draft="none")) as plain:
+        assert plan_of(drafting)["exact"].value in ("on", "plain")
+        assert drafting.answer(HI, GREEDY).tokens == plain.answer(HI, GREEDY).tokens
+
+
+# --- drafters that cannot draft
+
+
+def test_a_drafter_with_another_vocabulary_is_refused_when_it_was_named() -> None:
+    """Its ids mean other words; drafts from it would never be accepted."""
+    with pytest.raises(DrafterUnusable, match="3072 against 8192 tokens"):
+        open_assistant(Settings(draft="demo-xdraft"))
+
+
+def test_a_drafter_that_only_the_list_names_is_passed_over_with_a_reason(
+    monkeypatch: pytest.MonkeyPatch, alive: list[object]
+) -> None:
+    """The user asked for an answer, not for this drafter; nothing of it may stay in memory."""
+    drafters(monkeypatch, "demo-xdraft")
+    with open_assistant(Settings(context=128)) as assistant:
+        line = plan_of(assistant)["drafter"]
+        assert line.value == "none"
+        assert line.reason.startswith("demo-xdraft was passed over: drafter demo-xdraft has another vocabulary")
+        assert assistant.engine.method == "plain"
+        assert len(alive) == 2
+
+
+def test_a_method_that_needs_a_drafter_is_refused_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A named method always drafts; only auto may choose plain."""
+    drafters(monkeypatch)
+    with pytest.raises(DrafterUnusable, match="name one with -d"):
+        open_assistant(Settings(method="model"))
+    drafters(monkeypatch, "demo-xdraft")
+    with pytest.raises(DrafterUnusable, match="another vocabulary"):
+        open_assistant(Settings(method="model"))
+
+
+# --- what this machine found out about itself
+
+
+def test_exact_decodes_plainly_and_says_so_where_rows_depend_on_the_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drafting there would break the one promise that --exact makes."""
+    facts(monkeypatch, exact=False)
+    with open_assistant(Settings(exact=True, context=128)) as assistant:
+        assert assistant.engine.method == "plain"
+        assert plan_of(assistant)["exact"].value == "plain"
+        assert any("--exact" in warning and "plain" in warning for warning in assistant.warnings)
+
+
+def test_a_load_option_that_kills_this_host_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The self-test is of no use when its outcome gets lost on the way."""
+    facts(monkeypatch, extra_buffers=False)
+    used: list[bool] = []
+    make = LlamaModel.__init__
+
+    def made(self: LlamaModel, path: Path, options: assemble.LoadOptions, *rest: object) -> None:
+        used.append(options.extra_buffers)
+        make(self, path, options, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(LlamaModel, "__init__", made)
+    with open_assistant(Settings(context=128)) as assistant:
+        assert plan_of(assistant)["extra buffers"].value == "off"
+    assert used == [False, False]
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read-only home folder is no reason to refuse an answer."""
+    found = HostFacts(extra_buffers=True, exact=True, row_depends_on_width=True)
+    monkeypatch.setattr(selftest, "_try", lambda *_: (found, ""))
+    (tmp_path / "file").write_text("no folder")
+    assert host_facts(Path("unused"), tmp_path / "file" / "cache") == found
+
+
+# --- refusals and cancels leave nothing open
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (Settings(context=4096), "--context 4096 is beyond the 2048 tokens"),
+        (Settings(exact=True, nodes=33), "--nodes 33 is more than the 32 rows"),
+        (Settings(nodes=1, method="model"), "--nodes 1 leaves no room for a draft"),
+    ],
+    ids=["context", "nodes", "contradiction"],
+)
+def test_a_refusal_frees_what_was_opened(alive: list[object], asked: Settings, says: str) -> None:
+    """The worker lives on and may be asked for another model."""
+    with pytest.raises(BadSetting, match=says):
+        open_assistant(asked)
+    assert alive == []
+
+
+@pytest.mark.parametrize("n_asked", [1, 2, 5, 30])
+def test_a_cancel_at_any_point_of_loading_frees_what_was_opened(alive: list[object], n_asked: int) -> None:
+    """Ctrl-C may come while weights are read, between the models, or before a context."""
+    times = 0
+
+    def cancelled() -> bool:
+        nonlocal times
+        times += 1
+        return times >= n_asked
+
+    with pytest.raises(Cancelled):
+        open_assistant(Settings(), cancelled=cancelled)
+    assert alive == []
+
+
+def test_contexts_are_closed_before_their_models(alive: list[object]) -> None:
+    """The runtime frees a context through its model; the other way round is a use after free."""
+    assistant = open_assistant(Settings(context=128))
+    assert [type(one).__name__ for one in alive] == ["LlamaModel", "LlamaModel", "LlamaContext", "LlamaContext"]
+    assistant.close()
+    assert alive == []
+    assistant.close()
+
+
+def test_progress_names_each_file_and_reaches_the_end() -> None:
+    """A large model takes minutes to read; silence looks like a hang."""
+    seen: dict[str, float] = {}
+    open_assistant(Settings(context=128), report=seen.__setitem__).close()
+    assert seen == {"loading demo": 1.0, "loading demo-draft": 1.0}
