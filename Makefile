@@ -6,7 +6,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test lint setup setup-dev clean
+.PHONY: help chat test lossless bench lint setup setup-dev clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -17,6 +17,22 @@ chat: setup  ## chat with the bundled demo model
 
 test: setup-dev  ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+lossless: setup-dev  ## the whole lossless sweep (about 10 minutes), recorded in benchmarks/results/lossless.json
+	@$(BIN)/python benchmarks/lossless.py
+
+bench: setup-dev  ## the benchmarks behind README's figures (about half an hour on an idle machine)
+	@mkdir -p .cache/models
+	@for type in f16 q4_0; do \
+	  test -e .cache/models/demo-1b-$$type.gguf || \
+	  $(BIN)/python benchmarks/expand.py edgespec/demo/demo.gguf --shape 1b --type $$type \
+	    -o .cache/models/demo-1b-$$type.gguf || exit 1; \
+	  $(BIN)/python benchmarks/speculation.py .cache/models/demo-1b-$$type.gguf --name 1b-$$type || exit 1; \
+	done
+	@$(BIN)/python benchmarks/engine_time.py
+	@$(BIN)/python benchmarks/growth.py
+	@$(BIN)/python benchmarks/exact_cost.py .cache/models/demo-1b-f16.gguf
+	@$(BIN)/python benchmarks/readme_table.py
 
 lint: setup-dev  ## run the linters
 	@$(BIN)/ruff check .

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +43,14 @@ def tree_of(rows: int, drafter: str = "model") -> Choice:
 
 
 METHODS = {
-    0.0: {
-        "plain": PLAIN,
-        **{f"chain {r}": chain_of(r) for r in (4, 6)},
-        **{f"tree {r}": tree_of(r) for r in (4, 6, 8)},
-    },
+    0.0: {"plain": PLAIN, "chain 6": chain_of(6), "tree 6": tree_of(6), "tree 8": tree_of(8)},
     0.8: {
         "plain": PLAIN,
         "chain 4": chain_of(4),
-        **{f"tree {r}": tree_of(r) for r in (4, 6, 8)},
-        **{f"tree {r} by probability": tree_of(r, "by probability") for r in (6, 8)},
+        "tree 6": tree_of(6),
+        "tree 8": tree_of(8),
+        "tree 6 by probability": tree_of(6, "by probability"),
+        "tree 8 by probability": tree_of(8, "by probability"),
     },
 }
 
@@ -83,11 +82,9 @@ class Bench:
         self.prompts = dev_prompts(self.target, n_prompts, longest=220)
         self.n_tokens = n_tokens
 
-    def passes_alone(self, widths: tuple[int, ...]) -> dict[int, float]:
-        """Milliseconds of one pass of each width at DEPTH cells."""
-        ids = np.random.default_rng(0).integers(300, 8000, DEPTH).tolist()
-        self.context.truncate(0, 0)
-        self.context.prefill(0, ids)
+    def passes_alone(self, widths: Sequence[int]) -> dict[int, float]:
+        """Milliseconds of one pass of each width behind what the cache holds just now."""
+        ids = np.random.default_rng(0).integers(300, 8000, max(widths)).tolist()
         found = {}
         for width in (widths[0], *widths):  # the first one warms up
             before = self.context.ms
@@ -95,6 +92,13 @@ class Bench:
             self.context.keep(0, [])
             found[width] = self.context.ms - before
         return found
+
+    def curve(self, n_repeats: int = 7) -> dict[int, float]:
+        """Median milliseconds of passes of WIDTHS behind DEPTH cells, widths interleaved."""
+        self.context.prefill(0, np.random.default_rng(1).integers(300, 8000, DEPTH))
+        curves = [self.passes_alone(WIDTHS) for _ in range(n_repeats)]
+        self.context.truncate(0, 0)
+        return {w: float(np.median([c[w] for c in curves])) for w in WIDTHS}
 
     def answer(self, prompt: list[int], choice: Choice, temperature: float, seed: int) -> dict[str, Any]:
         """One answer; the first round is left out of the figures, since it brings the drafter up to the prompt."""
@@ -162,36 +166,45 @@ def summary(choice: Choice, runs: list[dict[str, Any]], plain: list[dict[str, An
     }
 
 
-def run(bench: Bench, temperature: float) -> dict[str, Any]:
-    methods = METHODS[temperature]
+def ask(bench: Bench, i: int, temperature: float) -> dict[str, dict[str, Any]]:
+    """Every method's answer to prompt i, and the times of the parts measured alone right after."""
+    methods, prompt = METHODS[temperature], bench.prompts[i]
     names = list(methods)
-    runs: dict[str, list[dict[str, Any]]] = {n: [] for n in names}
-    for i, prompt in enumerate(bench.prompts):
-        found = {}
-        for name in names[i % len(names) :] + names[: i % len(names)]:
-            found[name] = bench.answer(prompt, methods[name], temperature, seed=i)
-        widths = tuple(sorted({c.rows for c in methods.values()}))
-        alone = bench.passes_alone(widths)
-        for name, choice in methods.items():
-            found[name]["pass_alone_ms"] = alone[choice.rows]
-            found[name]["draft_alone_ms"] = (
-                0.0 if choice.plain else bench.draft_alone(prompt, found[name], choice, temperature, i)
+    found = {}
+    for name in names[i % len(names) :] + names[: i % len(names)]:
+        found[name] = bench.answer(prompt, methods[name], temperature, seed=i)
+    alone = bench.passes_alone(sorted({c.rows for c in methods.values()}))
+    for name, choice in methods.items():
+        found[name]["pass_alone_ms"] = alone[choice.rows]
+        found[name]["draft_alone_ms"] = (
+            0.0 if choice.plain else bench.draft_alone(prompt, found[name], choice, temperature, i)
+        )
+    return found
+
+
+def run(bench: Bench) -> dict[str, Any]:
+    found: dict[float, list[dict[str, dict[str, Any]]]] = {t: [] for t in METHODS}
+    for i in range(len(bench.prompts)):
+        for temperature, answers in found.items():
+            answers.append(ask(bench, i, temperature))
+        print(f"prompt {i + 1} of {len(bench.prompts)}", file=sys.stderr, flush=True)
+    return {str(t): summaries(METHODS[t], answers) for t, answers in found.items()}
+
+
+def summaries(methods: dict[str, Choice], answers: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """A line a method, over the prompts that every method answered in more than one round."""
+    answers = [a for a in answers if all(r["n_tokens"] for r in a.values())]
+    runs = {name: [a[name] for a in answers] for name in methods}
+    result = {name: summary(methods[name], runs[name], runs["plain"]) for name in methods}
+    for rows in (6, 8):
+        if f"tree {rows} by probability" in methods:
+            shared, plain = (
+                [r["n_accepted"] / r["n_rounds"] for r in runs[n]]
+                for n in (f"tree {rows}", f"tree {rows} by probability")
             )
-        if all(f["n_tokens"] for f in found.values()):
-            for name in names:
-                runs[name].append(found[name])
-        print(f"temperature {temperature}: prompt {i + 1} of {len(bench.prompts)}", file=sys.stderr, flush=True)
-    result = {n: summary(methods[n], runs[n], runs["plain"]) for n in names}
-    if temperature:
-        result["shared noise over probability"] = {
-            str(rows): record.paired_ratio(
-                [r["n_accepted"] / r["n_rounds"] for r in runs[f"tree {rows}"]],
-                [r["n_accepted"] / r["n_rounds"] for r in runs[f"tree {rows} by probability"]],
-            )
-            for rows in (6, 8)
-        }
+            result[f"accepted a pass, shared noise over probability, {rows} rows"] = record.paired_ratio(shared, plain)
     for name, line in result.items():
-        print(temperature, name, json.dumps(line), flush=True)
+        print(name, json.dumps(line), flush=True)
     return result
 
 
@@ -200,7 +213,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--name", required=True, help="result is written to results/speculation-NAME.json")
     parser.add_argument("--prompts", type=int, default=40)
-    parser.add_argument("--tokens", type=int, default=40)
+    parser.add_argument("--tokens", type=int, default=28)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     bandwidth = record.copy_bandwidth(n_threads=args.threads)
@@ -213,10 +226,9 @@ def main() -> None:
     }
     print(f"ceiling: {per_token / 1e9:.2f} GB a token at {bandwidth / 1e9:.1f} GB/s of copying is at most ", end="")
     print(f"{bandwidth / per_token:.1f} tokens/s, plain", flush=True)
-    curves = [bench.passes_alone(WIDTHS) for _ in range(7)]
-    curve = {w: float(np.median([c[w] for c in curves])) for w in WIDTHS}
+    curve = bench.curve()
     print("cost curve, ms:", {w: round(t, 1) for w, t in curve.items()}, flush=True)
-    temperatures = {str(t): run(bench, t) for t in METHODS}
+    temperatures = run(bench)
     settings = {"prompts": args.prompts, "tokens": args.tokens, "threads": args.threads}
     record.write(
         f"speculation-{args.name}", {**settings, "ceiling": ceiling, "cost_curve_ms": curve, "results": temperatures}

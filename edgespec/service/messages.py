@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import pickle
 import struct
-import threading
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -83,18 +82,17 @@ Event = Loaded | Progress | Said | Done | Failed
 
 
 class Pipe:
-    """Sends and receives messages over two binary streams; sending is safe from several threads."""
+    """Sends and receives messages over two buffered binary streams; sending is safe from several threads, since each
+    message is one write."""
 
     def __init__(self, reader: BinaryIO, writer: BinaryIO) -> None:
         self._reader, self._writer = reader, writer
-        self._lock = threading.Lock()
 
     def send(self, message: Order | Event) -> None:
         """Raises OSError where the other side is gone."""
         body = pickle.dumps(message)
-        with self._lock:
-            self._writer.write(_LENGTH.pack(len(body)) + body)
-            self._writer.flush()
+        self._writer.write(_LENGTH.pack(len(body)) + body)
+        self._writer.flush()
 
     def receive(self) -> Order | Event | None:
         """The next message, None at the end of the stream, even one in the middle of a message."""

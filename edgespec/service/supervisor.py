@@ -208,7 +208,7 @@ def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
 def _kill(child: subprocess.Popen[bytes]) -> None:
     if child.poll() is None:
         try:
-            os.killpg(child.pid, signal.SIGKILL)
+            child.kill()
         except (AttributeError, ProcessLookupError, PermissionError):  # Windows has no groups
             child.kill()
     child.wait()

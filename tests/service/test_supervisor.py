@@ -116,6 +116,24 @@ def test_every_later_request_finds_the_same_death(scripted: Scripted) -> None:
     assert "SIGKILL" in death(worker)
 
 
+def test_a_death_is_found_again_where_a_grandchild_keeps_the_pipe_open(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sent then arrives nowhere, but sending does not fail."""
+    monkeypatch.setattr(module, "GRACE_S", 0.1)
+    worker = loaded(scripted())
+    events = ask(worker, "child")
+    said = next(events)
+    assert isinstance(said, Said)
+    try:
+        os.kill(worker.pid, signal.SIGKILL)
+        for left in (events, ask(worker, "count")):
+            with pytest.raises(WorkerDied, match="SIGKILL while answering"):
+                list(left)
+    finally:
+        os.kill(int(said.piece.text), signal.SIGKILL)
+
+
 def test_a_process_that_cannot_start_is_a_sentence(tmp_path: Path) -> None:
     """A missing interpreter, no memory, no process slots: all are OSErrors."""
     with pytest.raises(WorkerDied, match="could not be started"):
@@ -176,6 +194,17 @@ def test_a_new_answer_has_nothing_of_one_that_was_not_read_to_its_end(scripted: 
         abandoned.close()  # type: ignore[attr-defined]
     pieces = [e.piece.text for e in ask(worker, "count") if isinstance(e, Said)]
     assert pieces == ["one ", "two ", "three"]
+
+
+def test_leaving_the_iterator_stops_the_answer_at_once(scripted: Scripted) -> None:
+    """Nobody may ask anything else for an hour, and the machine would compute for nobody."""
+    worker = loaded(scripted())
+    events = ask(worker, "wait")
+    next(events)
+    events.close()  # type: ignore[attr-defined]
+    while not isinstance(event := worker._events.get(timeout=60), Done):
+        assert event is not None
+    assert event.answer.finish == "cancelled"
 
 
 def test_a_nudge_shows_up_among_the_events_of_the_answer_under_way(scripted: Scripted) -> None:

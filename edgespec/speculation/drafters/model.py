@@ -1,6 +1,6 @@
 """Drafts from a second, smaller model with the target's vocabulary.
 
-Children are ranked with the target's own noise (docs/shared-noise.md), so the first child is likely to be the very draw.
+Children are ranked with the target's own noise (docs/shared-noise.md), so the first child is likely to be the draw.
 The drafter's cache follows the accepted path: each node is read once, and what a round left unread of the accepted text
 goes in front of the next round's first pass. Not covered: other vocabularies, trimmed heads (the backend's affair).
 """

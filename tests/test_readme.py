@@ -1,0 +1,58 @@
+"""README says what is so."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_first_screen_shows_exactly_the_two_commands() -> None:
+    """Fails when a newcomer has to choose, or a command is not a target of the Makefile."""
+    first = re.search(r"```sh\n(.*?)```", README, re.S)
+    assert first
+    assert README[: first.end()].count("\n") < 12
+    commands = [line.split("#")[0].strip() for line in first[1].strip().splitlines()]
+    assert commands == ["make chat", "make test"]
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+    assert {"chat", "test"} <= set(targets)
+
+
+def test_the_table_is_what_the_results_say() -> None:
+    """Fails when a figure was typed by hand, or measured again without `python benchmarks/readme_table.py`."""
+    spec = importlib.util.spec_from_file_location("readme_table", ROOT / "benchmarks" / "readme_table.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.rendered(README) == README
+
+
+def test_every_link_leads_somewhere() -> None:
+    """Fails when a file was moved."""
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_library_example_runs(capsys) -> None:
+    """Fails when five lines are not enough, or not right."""
+    code = next(c for c in re.findall(r"```python\n(.*?)```", README, re.S) if "edgespec.open" in c)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 5
+    ast.parse(code)
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_every_flag_named_is_a_flag() -> None:
+    """Fails when README promises an option that the command line refuses."""
+    options = (ROOT / "edgespec" / "cli" / "options.py").read_text() + (
+        ROOT / "edgespec" / "cli" / "run.py"
+    ).read_text()
+    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)):
+        assert f'"{flag}"' in options, flag
