@@ -35,8 +35,6 @@ class WarmContext(FakeContext):
 class TimedDrafter:
     """The model drafter, with its own time (the runtime's taken out) noted."""
 
-    needs_hidden = False
-
     def __init__(self, context: TimedContext) -> None:
         self._inner, self._context, self.ms = ModelDrafter(context), context, 0.0
 

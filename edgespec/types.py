@@ -68,12 +68,10 @@ class Rows:
 
     logits  float32 [n, k]
     ids     int32 [k], the token id of each column; None: the column is the id
-    hidden  float32 [n, n_embd], final hidden states where ContextSpec.hidden asked for them, else None
     """
 
     logits: Floats
     ids: Ids | None = None
-    hidden: Floats | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,6 @@ class Caps:
     trees: bool
     max_rollback: int | None
     state_copy: bool
-    hidden: bool
     exact: bool
 
 
@@ -106,7 +103,6 @@ class ContextSpec:
     n_ubatch: int = 512
     n_threads: int | None = None
     exact: bool = False
-    hidden: bool = False
 
     def __post_init__(self) -> None:
         if self.kv_type not in KV_TYPES:

@@ -2,7 +2,6 @@
 
 Ships with the package: tests and docs use it, and engine time is measured on it, because a look-up costs nothing.
 The context enforces the protocol of base.py to the letter, so that a caller's mistake fails here first.
-Not covered: hidden states.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ class FakeContext:
     def __init__(self, model: FakeModel, spec: ContextSpec) -> None:
         self._model = model
         self.spec = spec
-        self.caps = Caps(spec.max_nodes, spec.max_leaves, True, None, True, False, True)
+        self.caps = Caps(spec.max_nodes, spec.max_leaves, trees=True, max_rollback=None, state_copy=True, exact=True)
         self._slots = [_Slot() for _ in range(spec.n_slots)]
         self.n_passes = self.n_rows = self.n_prefilled = 0
 

@@ -152,7 +152,7 @@ class Supervisor:
 
     def _death(self, doing: str) -> WorkerDied:
         self._current = None
-        self._events.put(None)  # the next request must find the same
+        pass  # the next request must find the same
         self._reap()
         return WorkerDied(_obituary(self._child.returncode, doing, list(self._last_words)))
 
@@ -170,8 +170,11 @@ class Supervisor:
         with contextlib.suppress(OSError):
             self._child.stdin.close()  # type: ignore[union-attr]
         self._reap()
-        self._child.stdout.close()  # type: ignore[union-attr]
-        self._child.stderr.close()  # type: ignore[union-attr]
+        for thread, stream in zip(self._threads, (self._child.stdout, self._child.stderr), strict=True):
+            if (
+                stream and not thread.is_alive()
+            ):  # closing under a reader would wait for a grandchild that holds it open
+                stream.close()
 
     def kill(self) -> None:
         """End the child now, and whatever it started."""
@@ -208,7 +211,7 @@ def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
 def _kill(child: subprocess.Popen[bytes]) -> None:
     if child.poll() is None:
         try:
-            child.kill()
+            os.killpg(child.pid, signal.SIGKILL)
         except (AttributeError, ProcessLookupError, PermissionError):  # Windows has no groups
             child.kill()
     child.wait()

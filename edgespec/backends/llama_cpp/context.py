@@ -58,7 +58,6 @@ class LlamaContext:
             trees=trees,
             max_rollback=None if trees else 0,
             state_copy=True,
-            hidden=spec.hidden,
             exact=spec.exact and exact_holds,
         )
         self._n_vocab = n_vocab

@@ -11,11 +11,6 @@ from edgespec.types import Choice, Ids, Rows, TokenTree, Verdict
 class Drafter(Protocol):
     """Drafts for one slot's conversation."""
 
-    @property
-    def needs_hidden(self) -> bool:
-        """Whether commit wants rows.hidden."""
-        ...
-
     def draft(self, history: Ids, choice: Choice, process: Process, noise: Noise) -> TokenTree:
         """A tree below the last id of history (the pending token), at most choice.rows nodes with it.
 

@@ -26,8 +26,6 @@ MAX_LEAD = 8
 class ModelDrafter:
     """Drafts for slot 0 of its context, which it owns."""
 
-    needs_hidden = False
-
     def __init__(self, context: Context) -> None:
         self._context = context
         self._cached: Ids = np.zeros(0, np.int32)
