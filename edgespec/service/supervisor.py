@@ -152,7 +152,7 @@ class Supervisor:
 
     def _death(self, doing: str) -> WorkerDied:
         self._current = None
-        pass  # the next request must find the same
+        self._events.put(None)  # the next request must find the same
         self._reap()
         return WorkerDied(_obituary(self._child.returncode, doing, list(self._last_words)))
 
@@ -171,9 +171,7 @@ class Supervisor:
             self._child.stdin.close()  # type: ignore[union-attr]
         self._reap()
         for thread, stream in zip(self._threads, (self._child.stdout, self._child.stderr), strict=True):
-            if (
-                stream and not thread.is_alive()
-            ):  # closing under a reader would wait for a grandchild that holds it open
+            if stream and not thread.is_alive():  # else a grandchild holds it open, and closing would wait for that
                 stream.close()
 
     def kill(self) -> None:
