@@ -25,7 +25,7 @@ SHAPES = {"chain of 5 rows": Choice("model", 5, 4, 1), "tree of 8 rows": Choice(
 
 
 class WarmContext(FakeContext):
-    """Writes its rows into one buffer, which is what a runtime does; counts passes."""
+    """Copies its rows just before they are read, so that they lie in the caches as a runtime leaves them."""
 
     def evaluate(self, spans: list[Span]) -> Rows:
         rows = super().evaluate(spans)

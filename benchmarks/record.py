@@ -47,11 +47,15 @@ def commit() -> str:
     return head.strip() + ("+" if dirty.stdout.strip() else "")
 
 
+# What was measured is what stood here when the script started.
+START: dict[str, Any] = {"commit": commit(), "date": time.strftime("%Y-%m-%d"), "machine": machine()}
+
+
 def write(name: str, result: dict[str, Any]) -> Path:
     """results/NAME.json with commit, machine, date and command in front."""
     RESULTS.mkdir(exist_ok=True)
     command = " ".join(["python", *(a.replace(f"{ROOT}/", "") for a in sys.argv)])
-    head = {"commit": commit(), "date": time.strftime("%Y-%m-%d"), "machine": machine(), "command": command}
+    head = {**START, "command": command}
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({**head, **result}, indent=1) + "\n")
     return path
@@ -64,6 +68,14 @@ def paired_ratio(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dict[
     ratios = x[picks].sum(axis=1) / y[picks].sum(axis=1)
     low, high = np.percentile(ratios, [2.5, 97.5])
     return {"ratio": float(x.sum() / y.sum()), "low": float(low), "high": float(high), "n": len(x)}
+
+
+def paired_median(ratios: Sequence[float], seed: int = 0) -> dict[str, float]:
+    """Median of ratios taken pair by pair, with the 95 % interval of a bootstrap: a disturbed pair counts once."""
+    x = np.asarray(ratios)
+    picks = np.random.default_rng(seed).integers(0, len(x), (2000, len(x)))
+    low, high = np.percentile(np.median(x[picks], axis=1), [2.5, 97.5])
+    return {"ratio": float(np.median(x)), "low": float(low), "high": float(high), "n": len(x)}
 
 
 def copy_bandwidth(n_bytes: int = 1 << 29, n_threads: int = 2, n_repeats: int = 7) -> float:

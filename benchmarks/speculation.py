@@ -43,7 +43,7 @@ def tree_of(rows: int, drafter: str = "model") -> Choice:
 
 
 METHODS = {
-    0.0: {"plain": PLAIN, "chain 6": chain_of(6), "tree 6": tree_of(6), "tree 8": tree_of(8)},
+    0.0: {"plain": PLAIN, "chain 6": chain_of(6), "tree 8": tree_of(8)},
     0.8: {
         "plain": PLAIN,
         "chain 4": chain_of(4),
@@ -79,7 +79,7 @@ class Bench:
         self.switch = Switch()
         self.engine = Engine(self.context, drafters, self.switch, method="model", draft_contexts=drafts)
         self.drafters = {name: (d, c) for (name, d), c in zip(drafters.items(), drafts, strict=True)}
-        self.prompts = dev_prompts(self.target, n_prompts, longest=220)
+        self.prompts = dev_prompts(self.target, n_prompts, longest=150)
         self.n_tokens = n_tokens
 
     def passes_alone(self, widths: Sequence[int]) -> dict[int, float]:
@@ -144,25 +144,24 @@ def summary(choice: Choice, runs: list[dict[str, Any]], plain: list[dict[str, An
     def ms(run: dict[str, Any]) -> float:
         return float(run["target_ms"] + run["draft_ms"] + run["overhead_ms"])
 
-    n_tokens, n_rounds = sum(r["n_tokens"] for r in runs), sum(r["n_rounds"] for r in runs)
-    total = sum(map(ms, runs))
-    alone = sum(r["pass_alone_ms"] * r["n_rounds"] + r["draft_alone_ms"] for r in runs)
-    speeds = [r["n_tokens"] / ms(r) for r in runs]
-    # A ratio of speeds per prompt, weighted by the time plain decoding needs for it.
-    plain_time = [ms(p) / p["n_tokens"] for p in plain]
-    own_time = [1 / s for s in speeds]
+    def total(key: str) -> float:
+        return float(sum(r[key] for r in runs))
+
+    n_rounds = total("n_rounds")
+    alone = [r["pass_alone_ms"] * r["n_rounds"] + r["draft_alone_ms"] for r in runs]
     return {
         "rows": choice.rows,
-        "tokens_per_second": 1e3 * n_tokens / total,
-        "ratio_to_plain": record.paired_ratio(plain_time, own_time),
-        "tokens_per_pass": n_tokens / n_rounds,
-        "target_ms_per_round": sum(r["target_ms"] for r in runs) / n_rounds,
-        "draft_ms_per_round": sum(r["draft_ms"] for r in runs) / n_rounds,
-        "overhead_ms_per_round": sum(r["overhead_ms"] for r in runs) / n_rounds,
-        "overhead_share": sum(r["overhead_ms"] for r in runs) / total,
-        "share_of_times_measured_alone": alone / total,
-        "n_tokens": n_tokens,
-        "n_rounds": n_rounds,
+        "tokens_per_second": 1e3 * total("n_tokens") / sum(map(ms, runs)),
+        "ratio_to_plain": record.paired_median(
+            [ms(p) / p["n_tokens"] * r["n_tokens"] / ms(r) for p, r in zip(plain, runs, strict=True)]
+        ),
+        "tokens_per_pass": total("n_tokens") / n_rounds,
+        "target_ms_per_round": total("target_ms") / n_rounds,
+        "draft_ms_per_round": total("draft_ms") / n_rounds,
+        "overhead_ms_per_round": total("overhead_ms") / n_rounds,
+        "overhead_share": record.paired_median([r["overhead_ms"] / ms(r) for r in runs]),
+        "share_of_times_measured_alone": record.paired_median([a / ms(r) for a, r in zip(alone, runs, strict=True)]),
+        "raw": [{k: v for k, v in r.items() if k != "text"} for r in runs],
     }
 
 
@@ -204,7 +203,7 @@ def summaries(methods: dict[str, Choice], answers: list[dict[str, dict[str, Any]
             )
             result[f"accepted a pass, shared noise over probability, {rows} rows"] = record.paired_ratio(shared, plain)
     for name, line in result.items():
-        print(name, json.dumps(line), flush=True)
+        print(name, json.dumps({k: v for k, v in line.items() if k != "raw"}), flush=True)
     return result
 
 
@@ -213,7 +212,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--name", required=True, help="result is written to results/speculation-NAME.json")
     parser.add_argument("--prompts", type=int, default=40)
-    parser.add_argument("--tokens", type=int, default=28)
+    parser.add_argument("--tokens", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     bandwidth = record.copy_bandwidth(n_threads=args.threads)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
 from edgespec.backends.llama_cpp import build, runtime
 from edgespec.backends.llama_cpp.model import LlamaModel, LoadOptions
-from edgespec.backends.llama_cpp.selftest import HostFacts, host_facts
+from edgespec.backends.llama_cpp.selftest import HostFacts, host_facts, rows_agree
 from edgespec.chat.answer import Chat
 from edgespec.engine.clock import TimedContext
 from edgespec.engine.loop import Engine
@@ -19,6 +19,7 @@ from edgespec.errors import BadSetting, Cancelled, DrafterUnusable, EdgespecErro
 from edgespec.gguf.inspect import inspect
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.policies import n_reads_at_most
 from edgespec.store import paths
 from edgespec.store.registry import Entry, resolve
 from edgespec.types import PLAIN, Answer, Choice, ContextSpec, Message, Piece, PlanLine, Sampling, Settings
@@ -142,7 +143,8 @@ def open_assistant(
     with ExitStack() as stack:
         target = loader.model(file.path, stack)
         n_ctx = _context(asked, target.n_ctx_train)
-        wanted, why_plain = _wanted(asked, facts)
+        facts = _tried_on(target, asked, facts, report)
+        wanted, why_plain = _wanted(asked, facts, target)
         draft = _Draft(why_plain) if wanted.plain else _drafter(asked, entry, target, wanted, n_ctx, loader, stack)
         choice = PLAIN if draft.context is None else wanted
         engine = _engine(asked, target, draft.context, choice, n_ctx, loader, stack)
@@ -166,10 +168,21 @@ def _context(asked: Settings, n_ctx_train: int) -> int:
     return asked.context or min(n_ctx_train, DEFAULT_CONTEXT)
 
 
-def _wanted(asked: Settings, facts: HostFacts) -> tuple[Choice, str]:
+def _tried_on(target: LlamaModel, asked: Settings, facts: HostFacts, report: Report) -> HostFacts:
+    """The facts with --exact tried on these very weights and threads: the self-test knew only the demo's."""
+    if not (asked.exact and facts.exact):
+        return facts
+    report("trying out --exact on this model", 0.0)
+    holds = rows_agree(target, asked.kv, exact=True, n_threads=threads(asked), n_past=300, n_rounds=5)
+    return replace(facts, exact=holds)
+
+
+def _wanted(asked: Settings, facts: HostFacts, target: LlamaModel) -> tuple[Choice, str]:
     """How to draft where a drafter can be had, or PLAIN and why. Raises BadSetting where flags contradict."""
     if asked.method == "plain" or asked.draft == "none":
         return PLAIN, "asked for"
+    if target.recurrent:
+        return PLAIN, "this model's recurrent state cannot drop rejected tokens"
     if asked.exact and not facts.exact:
         return PLAIN, NOT_EXACT
     shape = "tree" if asked.shape == "auto" else asked.shape
@@ -202,7 +215,7 @@ def _drafter(
         return _Draft("no drafter is known for this model; name one with -d")
     # Growth reads more tips than the tree keeps leaves: those that later fell behind.
     spec = ContextSpec(
-        n_ctx=n_ctx,
+        n_ctx=n_ctx + n_reads_at_most(choice),
         max_nodes=max(choice.rows, 16),
         max_leaves=1 if choice.width <= 1 else min(2 * choice.rows, MAX_LEAVES),
         n_threads=threads(asked),
@@ -210,6 +223,8 @@ def _drafter(
     try:
         with ExitStack() as own:
             model = loader.model(inspect(resolve(name).path).path, own)
+            if model.recurrent:
+                raise DrafterUnusable(f"{name} has a recurrent state, which cannot drop rejected tokens; use another")
             _check_vocabulary(name, model, target, entry)
             context = loader.context(model, spec, own)
             stack.callback(own.pop_all().close)
@@ -256,9 +271,8 @@ def _engine(
         exact=asked.exact,
     )
     context = loader.context(target, spec, stack)
-    caps = context.caps
-    if choice.rows > caps.max_nodes or (choice.width > 1 and not caps.trees):
-        rows = caps.max_nodes if caps.trees else 1
+    rows = context.caps.max_nodes
+    if choice.rows > rows:
         raise BadSetting(f"--nodes {choice.rows} is more than the {rows} rows a pass may have here; use {rows} or less")
     return Engine(
         context,
@@ -291,4 +305,8 @@ def _plan(
     ]
     if asked.exact:
         lines.append(PlanLine("exact", "on" if facts.exact else "plain", EXACT if facts.exact else NOT_EXACT))
+    else:
+        rounding = "self-test: rows depend on the width of a pass here, so near ties may fall the other way"
+        same = "self-test: rows are the same at every width here even without it"
+        lines.append(PlanLine("exact", "off", rounding if facts.row_depends_on_width else same))
     return tuple(lines)

@@ -159,7 +159,8 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        return self.temperature == 0
+        """Temperatures that overflow a float32 logit mean the same as 0."""
+        return self.temperature < 1e-6
 
 
 @dataclass(frozen=True)

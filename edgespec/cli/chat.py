@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 from edgespec.cli import INTERRUPTED, screen
 from edgespec.cli import options as o
@@ -66,6 +67,7 @@ class Conversation:
         self._system = [Message("system", system)] if system else []
         self._turns: list[Message] = []
         self._last: Answer | None = None
+        self._n_asked = 0
         self._one_more_leaves = False
 
     def run(self) -> int:
@@ -114,7 +116,10 @@ class Conversation:
         """Answer one message and remember both; one stopped before its first token leaves no trace."""
         asked = Message("user", text)
         messages = [*self._system, *self._turns, asked]
-        answer = screen.answer(self._worker, messages, self._sampling, self._max_tokens, show=True).answer
+        # A seed a turn: the same question asked again after /clear gets another answer, and a session can be repeated.
+        sampling = replace(self._sampling, seed=(self._sampling.seed + self._n_asked) % 2**64)
+        self._n_asked += 1
+        answer = screen.answer(self._worker, messages, sampling, self._max_tokens, show=True).answer
         if answer.tokens:
             self._last = answer
             self._turns += [asked, Message("assistant", answer.text, answer.tokens)]

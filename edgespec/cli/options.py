@@ -73,7 +73,7 @@ def sampling(
     seed: int | None,
     max_tokens: int | None,
 ) -> Sampling:
-    """Raises BadSetting; without a seed a new one is drawn, so that asking twice gives two answers."""
+    """Raises BadSetting; without a seed a new one is drawn."""
     if max_tokens is not None and max_tokens < 1:
         raise BadSetting(f"--max-tokens is {max_tokens} but must be at least 1")
     chosen = secrets.randbits(32) if seed is None else seed

@@ -55,7 +55,10 @@ def run(
         done = screen.answer(worker, messages, sampling, max_tokens, show=not as_json)
     if as_json:
         print(json.dumps(result(done, loaded, sampling)))
-    return INTERRUPTED if done.answer.finish == "cancelled" else 0
+    if done.answer.finish == "cancelled":
+        print("edgespec: stopped; what was said so far is above", file=sys.stderr)
+        return INTERRUPTED
+    return 0
 
 
 def _prompt(given: str | None) -> str:

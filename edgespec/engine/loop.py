@@ -19,7 +19,7 @@ from edgespec.speculation.drafters.base import Drafter
 from edgespec.speculation.sampling import Noise, Process
 from edgespec.speculation.tree import single
 from edgespec.speculation.verify import verify
-from edgespec.types import PLAIN, Choice, Ids, Prefill, Sampling, Span, Step
+from edgespec.types import PLAIN, Ids, Prefill, Sampling, Span, Step
 
 SLOT = 0
 
@@ -138,10 +138,3 @@ class Engine:
         for drafter in self._drafters.values():
             drafter.close()
         self._target.close()
-
-
-def fixed(method: str, shape: str, nodes: int, depth: int) -> Choice:
-    """The choice a named method and shape stand for."""
-    if method == "plain":
-        return PLAIN
-    return Choice(method, rows=nodes, depth=depth, width=1 if shape == "chain" else min(nodes, 8))

@@ -46,9 +46,18 @@ class Limits:
 REACH = 0.5
 
 
+N_BEAMS = 4
+
+
 def limits_of(choice: Choice, n_leaves: int) -> Limits:
     """A choice as growth limits; a chain reads one node a wave."""
-    return Limits(choice.rows, choice.depth, choice.width, n_leaves, n_beams=min(4, choice.width), reach=REACH)
+    n_beams = min(N_BEAMS, choice.width)
+    return Limits(choice.rows, choice.depth, choice.width, n_leaves, n_beams, n_waves=choice.rows, reach=REACH)
+
+
+def n_reads_at_most(choice: Choice) -> int:
+    """Nodes the drafter may read for one tree: the room its cache needs beside the conversation."""
+    return choice.rows * min(N_BEAMS, choice.width)
 
 
 @dataclass(frozen=True)

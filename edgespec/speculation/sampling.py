@@ -46,8 +46,7 @@ def top_k(rows: Floats, k: int) -> tuple[Ids, Floats]:
     for i, row in enumerate(rows):
         ids[i] = at = [row.argmax()] if k == 1 else _best_columns(row, k)
         values[i] = row[at]
-    if not (values[:, 0] == values[:, 0]).all():
-        raise DecodeFailed("the runtime returned a row that is not a number; the model file is probably damaged")
+        _refuse_nan(values[i, 0])
     return ids, values
 
 
@@ -56,11 +55,13 @@ def _best_columns(row: Floats, k: int) -> NDArray[np.integer]:
     costs more than a small draft step."""
     n = len(row)
     if n <= _FULL_SORT_BELOW or k * 8 >= n:
+        _refuse_nan(row.max())
         return np.asarray(np.argsort(-row, kind="stable")[:k])
     size = int((n / k) ** 0.5)
     n_blocks = n // size
     n_inside = size * n_blocks
     maxima = row[:n_inside].reshape(size, n_blocks).max(axis=0)
+    _refuse_nan(maxima.max())
     floor = np.partition(maxima, n_blocks - k)[n_blocks - k]
     columns = (maxima >= floor).nonzero()[0]
     columns = (columns + np.arange(0, n_inside, n_blocks)[:, None]).ravel()
@@ -70,6 +71,11 @@ def _best_columns(row: Floats, k: int) -> NDArray[np.integer]:
     kept = (values >= floor).nonzero()[0]
     columns, values = columns.take(kept), values.take(kept)
     return np.asarray(columns[np.lexsort((columns, -values))[:k]])
+
+
+def _refuse_nan(value: np.floating) -> None:
+    if value != value:
+        raise DecodeFailed("the runtime returned a row that is not a number; the model file is probably damaged")
 
 
 def log_softmax(values: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -90,7 +96,7 @@ class Noise:
         x = ids.astype(np.uint64) * np.uint64(_GOLDEN) + np.array(keys, np.uint64)[:, None]
         x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX_1)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX_2)
-        uniform = ((x ^ (x >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53 + 2.0**-54
+        uniform = ((x ^ (x >> np.uint64(31))) >> np.uint64(12)) * 2.0**-52 + 2.0**-53  # never 0, never 1
         return np.asarray(-np.log(-np.log(uniform)))
 
 

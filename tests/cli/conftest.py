@@ -22,7 +22,7 @@ from edgespec.service.supervisor import Supervisor
 
 ROOT = Path(__file__).parents[2]
 FAKE = ROOT / "tests" / "service" / "fake_worker.py"
-PATIENCE_S = 15
+PATIENCE_S = 60
 MISSED_S = 3
 
 

@@ -71,6 +71,17 @@ def test_ctrl_c_stops_an_answer_the_talk_goes_on_and_a_second_in_a_row_leaves(ta
 
 
 @on_a_terminal
+def test_one_ctrl_c_after_a_stopped_answer_leaves(talk: Terminal) -> None:
+    """It is the second in a row; only a line in between starts the count anew."""
+    talk.send("wait")
+    talk.expect("one ")
+    talk.ctrl_c()
+    talk.expect("2 reused.*> ")
+    talk.ctrl_c_at_the_prompt()
+    assert talk.leave()[0] == 130
+
+
+@on_a_terminal
 def test_a_second_ctrl_c_leaves_an_answer_that_does_not_stop(talk: Terminal) -> None:
     """A pass may take a minute on a large model, or hang."""
     talk.send("stubborn")
@@ -113,7 +124,7 @@ def test_ctrl_c_drops_a_line_that_was_begun(talk: Terminal) -> None:
 def test_an_answer_that_was_stopped_before_it_began_leaves_no_trace(talk: Terminal) -> None:
     """An empty answer in the conversation would teach the model to say nothing."""
     talk.send("silent")
-    talk.expect("silent\r\n")
+    talk.expect("reading the prompt  25%")
     talk.ctrl_c()
     talk.expect("stopped before the answer began.*> ")
     talk.send("hi")
@@ -181,6 +192,15 @@ def test_commands_are_not_sent_to_the_model(talk: Terminal) -> None:
     talk.expect("1 heard: '/usr is a folder'.*> ")
     talk.send("/stats")
     talk.expect("1 tokens, 2.0 per second.*> ")
+
+
+@on_a_terminal
+def test_a_blank_line_is_not_sent(talk: Terminal) -> None:
+    """People press Enter to see whether anything is alive."""
+    talk.send("")
+    talk.send("  ")
+    talk.send("hi")
+    talk.expect("1 heard: 'hi'")
 
 
 @on_a_terminal

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,10 @@ KEYS = {
     },
     "memory": {"budget_bytes", "predicted", "measured"},
 }
+
+
+# As a user has it: what is written waits in a buffer, which Python empties once more when it leaves.
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 
 def edgespec(*arguments: str) -> list[str]:
@@ -147,13 +152,17 @@ def test_ctrl_c_stops_the_answer_and_keeps_all_that_was_said(fake: Command) -> N
     assert (outcome.code, outcome.out) == (130, "one two three\n")
 
 
-def test_ctrl_c_leaves_json_whole(fake: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was computed so far is a result too, and half an object is none."""
+@pytest.mark.parametrize("when", ["before it is sent", "after it is sent"])
+def test_ctrl_c_leaves_json_whole(fake: Command, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """What was computed so far is a result too, and half an object is none; nor may an early Ctrl-C be lost."""
     generate = screen.Supervisor.generate
 
-    def interrupted(*args: object) -> object:
-        events = generate(*args)  # type: ignore[arg-type]
-        signal.raise_signal(signal.SIGINT)
+    def interrupted(*args: Any) -> object:
+        if when == "before it is sent":
+            signal.raise_signal(signal.SIGINT)
+        events = generate(*args)
+        if when == "after it is sent":
+            signal.raise_signal(signal.SIGINT)
         return events
 
     monkeypatch.setattr(screen.Supervisor, "generate", interrupted)
@@ -201,7 +210,8 @@ def test_without_a_verb_the_verbs_are_listed(command: Command) -> None:
 def test_a_reader_that_leaves_ends_the_answer_quietly() -> None:
     """`edgespec run ... | head` would end in a traceback, or go on computing for nobody."""
     read, write = os.pipe()
-    face = subprocess.Popen(edgespec("run", "-p", "Tell me a long story."), cwd=ROOT, stdout=write, stderr=-1)
+    ask = edgespec("run", "-p", "Tell me a long story.")
+    face = subprocess.Popen(ask, cwd=ROOT, stdout=write, stderr=-1, env=BUFFERED)
     os.close(write)
     assert os.read(read, 1)
     os.close(read)
@@ -224,7 +234,7 @@ def test_a_reader_that_leaves_ends_the_answer_quietly() -> None:
 def test_an_answer_that_cannot_be_written_is_a_failure(redirection: str, says: bytes) -> None:
     """Exit code 0 would tell a script that the answer is in the file."""
     line = f"{sys.executable} -m edgespec.cli version {redirection}"
-    done = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, check=False)
+    done = subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, env=BUFFERED, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(b"edgespec: ")
     assert says in done.stderr

@@ -61,7 +61,9 @@ def obey(order: Generate, command: str, pipe: Pipe, out: BinaryIO) -> None:
         say("a\x1b[2Jb")
     elif command in ("count", "wait", "deaf", "stubborn"):
         say("one ")
-    elif command != "silent":
+    elif command == "silent":
+        pipe.send(Progress(order.request, "reading the prompt", 0.25))
+    else:
         say(f"{len(order.messages)} heard: {command!r}")
     end_at("answer", out)
     if command == "deaf":

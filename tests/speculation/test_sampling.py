@@ -55,10 +55,21 @@ def test_top_k_finds_maxima_crowded_into_one_block() -> None:
     assert set(top_k(row, 30)[0][0].tolist()) == set(crowd.tolist())
 
 
-def test_a_row_that_is_not_a_number_is_refused() -> None:
+@pytest.mark.parametrize("n", [4, 5000])
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_row_that_is_not_a_number_is_refused(n: int, k: int) -> None:
     """Fails when a damaged model's output is drawn from as if it meant something."""
-    with pytest.raises(DecodeFailed, match="damaged"):
-        top_k(np.full((1, 4), np.nan, np.float32), 1)
+    for at in (slice(None), slice(1, 2)):
+        row = np.zeros((1, n), np.float32)
+        row[0, at] = np.nan
+        with pytest.raises(DecodeFailed, match="damaged"):
+            top_k(row, k)
+
+
+def test_a_temperature_next_to_nothing_is_greedy() -> None:
+    """Fails when logits divided by it overflow to infinities that cannot be told apart."""
+    row = np.array([[1.0, 3.0, 2.0]], np.float32)
+    assert Process(Sampling(temperature=1e-40))(NOTHING, [[]], row).ids.tolist() == [[1]]
 
 
 SETTINGS = [

@@ -60,10 +60,10 @@ class Batch:
         np.cumsum(self.n_seq[: n - 1] * 4, out=self._seq_address[1:n], dtype=np.uintp)
         self._seq_address[1:n] += self._seq_address[0]
 
-    def append(self, token: int, pos: int, seq: int) -> None:
-        """One more row, in a sequence of its own."""
+    def append_twin(self, seq: int) -> None:
+        """A second row like the first, in a sequence of its own: it makes a lone row a pass of two, up to the head."""
         n = self.struct.n_tokens
         self._one = np.array([seq], np.int32)
-        self.token[n], self.pos[n], self.n_seq[n], self.wants_row[n] = token, pos, 1, 0
+        self.token[n], self.pos[n], self.n_seq[n], self.wants_row[n] = self.token[0], 0, 1, self.wants_row[0]
         self._seq_address[n] = self._one.ctypes.data
         self.struct.n_tokens = n + 1

@@ -80,6 +80,7 @@ class LlamaContext:
         progress: Progress | None = None,
         cancelled: CancelledCheck | None = None,
     ) -> None:
+        self._check_open()
         state = self._seqs.slots[slot]
         ids = np.asarray(tokens, np.int32)
         if state.seq_of:
@@ -114,6 +115,7 @@ class LlamaContext:
         return sizes
 
     def evaluate(self, spans: Sequence[Span]) -> Rows:
+        self._check_open()
         tokens: list[int] = []
         pos: list[int] = []
         seqs: list[list[int]] = []
@@ -134,6 +136,11 @@ class LlamaContext:
             raise
         return Rows(self._logits(len(tokens) - silent))
 
+    def _check_open(self) -> None:
+        """The runtime would read freed memory."""
+        if self._closed:
+            raise BackendError("this model was closed; open it again before asking it for more")
+
     def _check(self, span: Span, first: bool) -> None:
         if len(span.nodes) == 0:
             raise InvalidBatch("a pass without nodes")
@@ -151,7 +158,7 @@ class LlamaContext:
         batch = self._batch.struct
         padded = self._pads and batch.n_tokens == 1
         if padded and self._helper is not None:
-            self._batch.append(int(self._batch.token[0]), 0, self._helper)
+            self._batch.append_twin(self._helper)
         log.clear()
         code = lib.llama_decode(self._ptr, batch)
         if padded:
@@ -177,6 +184,7 @@ class LlamaContext:
         return self._view[:n]
 
     def keep(self, slot: int, path: Sequence[int]) -> None:
+        self._check_open()
         state = self._seqs.slots[slot]
         kept = [int(n) for n in path]
         n_known = next((i for i, n in enumerate(kept) if n not in state.seq_of), len(kept))
@@ -207,6 +215,7 @@ class LlamaContext:
         self._seqs.forget_tree(slot)
 
     def truncate(self, slot: int, length: int) -> None:
+        self._check_open()
         state = self._seqs.slots[slot]
         if length > state.length:
             raise InvalidBatch(f"cannot roll {state.length} tokens back to {length}")
@@ -216,6 +225,7 @@ class LlamaContext:
             raise InvalidBatch(f"this model's state cannot be rolled back from {state.length} to {length} tokens")
 
     def export_state(self, slot: int) -> bytes:
+        self._check_open()
         return bytes(self._blob(self._seqs.slots[slot].seq))
 
     def import_state(self, slot: int, blob: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,7 +53,7 @@ class LlamaModel:
         callback = lib.llama_progress_callback(on_progress)
         params.progress_callback = callback
         runtime.log.clear()
-        self._ptr = lib.llama_model_load_from_file(str(path).encode(), params)
+        self._ptr = lib.llama_model_load_from_file(os.fsencode(path), params)
         if stopped:
             self.close()
             raise Cancelled("stopped while loading the model")
@@ -129,13 +130,17 @@ class LlamaModel:
         bos = lib.llama_vocab_bos(self._vocab)
         return [*([bos] if add_bos and bos >= 0 else []), *ids[:n]]
 
+    @property
+    def recurrent(self) -> bool:
+        """Whether its state cannot drop part of what it read, so that nothing can be drafted for it."""
+        return bool(lib.llama_model_is_recurrent(self._ptr) or lib.llama_model_is_hybrid(self._ptr))
+
     def open(self, spec: ContextSpec) -> LlamaContext:
-        recurrent = lib.llama_model_is_recurrent(self._ptr) or lib.llama_model_is_hybrid(self._ptr)
         return LlamaContext(
             self._ptr,
             spec,
             n_vocab=self.n_vocab,
-            trees=not recurrent,
+            trees=not self.recurrent,
             exact_holds=self._options.exact_holds,
         )
 

@@ -18,7 +18,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 import llama_cpp.llama_cpp as lib
 
 _LOG_LINES = 400
-_LEVEL_WARN, _LEVEL_ERROR, _LEVEL_CONTINUE = 3, 4, 5
+_LEVEL_ERROR, _LEVEL_CONTINUE = 4, 5
 _ready = False
 
 
@@ -39,12 +39,9 @@ class Log:
     def clear(self) -> None:
         self._lines.clear()
 
-    def lines(self) -> list[str]:
-        return [line for _, line in self._lines]
-
     def reason(self) -> str:
         """The first error since the last clear, or an empty string; later ones only repeat that loading failed."""
-        return next((line.strip() for level, line in self._lines if level >= _LEVEL_ERROR and level != 5), "")
+        return next((line.strip() for level, line in self._lines if level == _LEVEL_ERROR), "")
 
 
 log = Log()

@@ -20,6 +20,7 @@ import numpy as np
 
 from edgespec.backends.base import Context
 from edgespec.backends.llama_cpp import runtime
+from edgespec.backends.llama_cpp.model import LlamaModel, LoadOptions
 from edgespec.errors import BackendError
 from edgespec.types import ContextSpec, Floats, Ids, Span, TokenTree
 
@@ -94,26 +95,32 @@ def _try(probe: Path, extra_buffers: bool) -> tuple[HostFacts | None, str]:
 
 def measure(probe: Path, extra_buffers: bool) -> HostFacts:
     """Decode for real, in this process: dies where the host does not survive it."""
-    from edgespec.backends.llama_cpp.model import LlamaModel, LoadOptions
-
     model = LlamaModel(probe, LoadOptions(extra_buffers=extra_buffers))
-    rng = np.random.default_rng(0)
-    ids = rng.integers(0, model.n_vocab, N_PAST + N_ROUNDS * 20).astype(np.int32)
-
-    def differs(kv_type: str, exact: bool) -> bool:
-        spec = ContextSpec(n_ctx=len(ids) + 64, kv_type=kv_type, exact=exact, max_leaves=17)
-        wide, lone = model.open(spec), model.open(spec)
-        for context in (wide, lone):
-            context.prefill(0, ids[:N_PAST])
-        found = any(_round_differs(wide, lone, ids[wide.length(0) :], WIDTHS[i % len(WIDTHS)]) for i in range(N_ROUNDS))
-        wide.close()
-        lone.close()
-        return found
-
-    exact = not any(differs(kv_type, exact=True) for kv_type in ("f16", "q8_0"))
-    depends = differs("f16", exact=False)
+    exact = all(rows_agree(model, kv_type, exact=True) for kv_type in ("f16", "q8_0"))
+    depends = not rows_agree(model, "f16", exact=False)
     model.close()
     return HostFacts(extra_buffers, exact, depends)
+
+
+def rows_agree(
+    model: LlamaModel,
+    kv_type: str,
+    *,
+    exact: bool,
+    n_threads: int | None = None,
+    n_past: int = N_PAST,
+    n_rounds: int = N_ROUNDS,
+) -> bool:
+    """Whether rows of trees equal lone rows, bit by bit, on this model's own weights."""
+    ids = np.random.default_rng(0).integers(0, model.n_vocab, n_past + n_rounds * 20).astype(np.int32)
+    spec = ContextSpec(n_ctx=len(ids) + 64, kv_type=kv_type, exact=exact, max_leaves=17, n_threads=n_threads)
+    wide, lone = model.open(spec), model.open(spec)
+    for context in (wide, lone):
+        context.prefill(0, ids[:n_past])
+    agree = not any(_round_differs(wide, lone, ids[wide.length(0) :], WIDTHS[i % len(WIDTHS)]) for i in range(n_rounds))
+    wide.close()
+    lone.close()
+    return agree
 
 
 def _round_differs(wide: Context, lone: Context, ids: Ids, width: int) -> bool:

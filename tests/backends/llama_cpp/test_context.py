@@ -12,7 +12,7 @@ from edgespec.backends.llama_cpp import context as context_module
 from edgespec.backends.llama_cpp import runtime
 from edgespec.backends.llama_cpp.context import LlamaContext
 from edgespec.backends.llama_cpp.model import LlamaModel, LoadOptions
-from edgespec.errors import BadSetting, Cancelled, DecodeFailed, InvalidBatch, ModelUnusable, NoKvSlot
+from edgespec.errors import BackendError, BadSetting, Cancelled, DecodeFailed, InvalidBatch, ModelUnusable, NoKvSlot
 from edgespec.speculation.tree import chain, single
 from edgespec.types import ContextSpec, Span, TokenTree
 from tests.helpers import path_of, random_tree, tree_of
@@ -224,6 +224,22 @@ def test_exact_bounds_the_rows_of_a_pass_where_kernels_change(opened) -> None:
     assert opened(exact=True, max_nodes=128, kv_type="q8_0").caps.max_nodes == 128
     with pytest.raises(BadSetting, match="one conversation"):
         opened(exact=True, n_slots=2)
+
+
+def test_a_closed_context_refuses_instead_of_reading_freed_memory(model: LlamaModel) -> None:
+    """Fails when a stream that outlived its model takes the process down."""
+    c = model.open(ContextSpec(n_ctx=64))
+    c.close()
+    c.close()
+    for use in (
+        lambda: c.prefill(0, [1]),
+        lambda: c.evaluate([Span(0, single(1), [0])]),
+        lambda: c.keep(0, [0]),
+        lambda: c.truncate(0, 0),
+        lambda: c.export_state(0),
+    ):
+        with pytest.raises(BackendError, match="closed"):
+            use()
 
 
 def test_nothing_is_printed(opened, capfd: pytest.CaptureFixture[str]) -> None:
