@@ -1,6 +1,6 @@
 """What --exact costs on a 1B-shaped target: the same prompts with and without it, in turn, plain and with a tree.
 
-Two contexts share the weights; the order rotates; ratios are of milliseconds per emitted token, paired by prompt.
+The contexts share the weights; the order rotates; ratios are of milliseconds per emitted token, paired by prompt.
 """
 
 from __future__ import annotations
@@ -39,25 +39,30 @@ def main() -> None:
         engines[f"{kv}{' exact' if exact else ''}"] = (engine, switch)
     times: dict[str, dict[str, list[float]]] = {c: {e: [] for e in engines} for c in CHOICES}
     prefill: dict[str, list[float]] = {e: [] for e in engines}
+    n_same = dict.fromkeys(engines, 0)
     for i, prompt in enumerate(dev_prompts(target, args.prompts, longest=220)):
         names = list(engines)
         for name in names[i % len(names) :] + names[: i % len(names)]:
             engine, switch = engines[name]
+            texts = []
             for shape, choice in CHOICES.items():
                 switch.choice = choice
                 events = list(engine.generate(prompt, Sampling(temperature=0), args.tokens, end_ids=()))
-                steps = [e for e in events if isinstance(e, Step)][1:]
+                steps = [e for e in events if isinstance(e, Step)]
+                texts.append([t for s in steps for t in s.tokens])
+                del steps[0]  # it brings the drafter up to the prompt
                 n = sum(len(s.tokens) for s in steps)
                 times[shape][name].append(sum(s.target_ms + s.draft_ms + s.overhead_ms for s in steps) / n)
                 if shape == "plain":
                     prefill[name] += [e.ms for e in events if isinstance(e, Prefill)]
+            n_same[name] += texts[0] == texts[1]
     result = {
         shape: {n: record.paired_ratio(t, by_engine["f16"]) for n, t in by_engine.items()}
         for shape, by_engine in {**times, "prefill": prefill}.items()
     }
-    print(json.dumps(result, indent=1))
+    print(json.dumps({**result, "same_text": n_same}, indent=1))
     settings = {"prompts": args.prompts, "tokens": args.tokens}
-    record.write("exact_cost", {**settings, "time_over_default_f16": result})
+    record.write("exact_cost", {**settings, "time_over_default_f16": result, "tree_says_what_plain_says": n_same})
 
 
 if __name__ == "__main__":

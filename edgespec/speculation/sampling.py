@@ -8,6 +8,7 @@ Musco, Suresh, arXiv 2408.07978). Not covered: grammars.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ def _best_columns(row: Floats, k: int) -> NDArray[np.integer]:
     if n <= _FULL_SORT_BELOW or k * 8 >= n:
         _refuse_nan(row.max())
         return np.asarray(np.argsort(-row, kind="stable")[:k])
-    size = int((n / k) ** 0.5)
+    size = 1 << round(math.log2(n / k) / 2)  # a power of two divides most vocabularies, which leaves no tail
     n_blocks = n // size
     n_inside = size * n_blocks
     maxima = row[:n_inside].reshape(size, n_blocks).max(axis=0)
@@ -130,21 +131,23 @@ class Process:
         return Dist(columns if ids is None else ids[columns], log_softmax(scaled))
 
     def candidates(
-        self, history: Ids, paths: Sequence[Sequence[int]], rows: Floats, ids: Ids | None, n_greedy: int
+        self, history: Ids, paths: Sequence[Sequence[int]], rows: Floats, ids: Ids | None, n_most: int
     ) -> Dist:
-        """What a drafter ranks: the same distributions up to a constant a row (it normalises by its own means), but at
-        temperature 0 the n_greedy best ids by raw logit."""
+        """What a drafter ranks: the n_most likeliest ids of the same distributions, up to a constant a row, since it
+        normalises by its own means; at temperature 0 the best ids by raw logit."""
         if self.sampling.greedy:
-            columns, scaled = top_k(self._edited(history, paths, rows, ids), min(n_greedy, rows.shape[1]))
+            columns, scaled = top_k(self._edited(history, paths, rows, ids), min(n_most, rows.shape[1]))
         else:
-            columns, scaled = self._scaled(history, paths, rows, ids)
+            columns, scaled = self._scaled(history, paths, rows, ids, n_most)
         return Dist(columns if ids is None else ids[columns], scaled)
 
     def _scaled(
-        self, history: Ids, paths: Sequence[Sequence[int]], rows: Floats, ids: Ids | None
+        self, history: Ids, paths: Sequence[Sequence[int]], rows: Floats, ids: Ids | None, n_most: int | None = None
     ) -> tuple[Ids, Floats]:
-        """Columns best first and logits over temperature, -inf where cut."""
-        columns, values, log_total = self._ordered(self._edited(history, paths, rows, ids))
+        """Columns best first and logits over temperature, -inf where cut; n_most is a top-k besides the setting."""
+        limits = [k for k in (self.sampling.top_k, n_most) if k]
+        k = min(limits) if limits else None
+        columns, values, log_total = self._ordered(self._edited(history, paths, rows, ids), k)
         scaled = values / np.float32(self.sampling.temperature)
         scaled[~self._kept(values, log_total)] = -np.inf
         return columns, scaled
@@ -170,12 +173,12 @@ class Process:
                     row[at] = value - recent.count(token) * s.frequency_penalty - s.presence_penalty
         return rows
 
-    def _ordered(self, rows: Floats) -> tuple[Ids, Floats, NDArray[np.floating] | None]:
+    def _ordered(self, rows: Floats, k: int | None) -> tuple[Ids, Floats, NDArray[np.floating] | None]:
         """Columns and logits, best first, as many as the cuts can keep; and log of the whole mass, [m, 1], where top-k
         does not define it (None: the mass of the columns returned)."""
         s, n = self.sampling, rows.shape[1]
-        if s.top_k:
-            return (*top_k(rows, min(s.top_k, n)), None)
+        if k:
+            return (*top_k(rows, min(k, n)), None)
         best = rows.max(axis=1, keepdims=True)
         log_total = best + np.log(np.exp(rows - best).sum(axis=1, keepdims=True))
         columns, values = top_k(rows, min(_FIRST_LOOK, n))

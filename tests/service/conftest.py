@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from edgespec.service.supervisor import Supervisor
+from edgespec.service.messages import Done, Progress, Said
+from edgespec.service.supervisor import Nudged, Supervisor
+from edgespec.types import Message, Sampling, Settings
 
 Scripted = Callable[..., Supervisor]
 
@@ -24,3 +26,12 @@ def scripted() -> Iterator[Scripted]:
             return started.enter_context(Supervisor(command))
 
         yield start
+
+
+def ask(worker: Supervisor, command: str) -> Iterator[Progress | Said | Nudged | Done]:
+    return worker.generate([Message("user", command)], Sampling())
+
+
+def loaded(worker: Supervisor) -> Supervisor:
+    worker.load(Settings())
+    return worker

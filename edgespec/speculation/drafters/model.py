@@ -17,8 +17,8 @@ from edgespec.speculation.sampling import Noise, Process
 from edgespec.speculation.tree import GrowingTree
 from edgespec.types import Choice, Ids, Rows, Span, TokenTree, Verdict
 
-# Candidates normalised over at temperature 0, where no sampling setting bounds them.
-N_GREEDY = 16
+# Candidates a row is ranked and normalised over.
+N_CANDIDATES = 20
 # More unread tokens than this are prefilled (no rows) before the first wave.
 MAX_LEAD = 8
 
@@ -70,7 +70,7 @@ class ModelDrafter:
         asked, n_silent = (list(range(tree.root + 1)), tree.root) if nodes == [tree.root] else (nodes, 0)
         rows = self._context.evaluate([Span(0, tree.view(), asked, n_silent)])
         paths = [tree.path_tokens(n) if process.edits else () for n in nodes]
-        dist = process.candidates(history, paths, rows.logits, rows.ids, max(N_GREEDY, width))
+        dist = process.candidates(history, paths, rows.logits, rows.ids, max(N_CANDIDATES, width))
         score: NDArray[np.floating] = dist.logprob
         if not self._greedy:
             first = len(history) - tree.root

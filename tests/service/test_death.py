@@ -1,0 +1,125 @@
+"""Every way the model's process can end, and the one sentence each of them gives. No model here."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from edgespec.errors import WorkerDied
+from edgespec.service import supervisor as module
+from edgespec.service.messages import Said
+from edgespec.service.supervisor import Supervisor
+from edgespec.types import Settings
+from tests.service.conftest import Scripted, ask, loaded
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
+
+
+def death(worker: Supervisor) -> str:
+    """The sentence of a worker that dies somewhere between its start and the end of an answer."""
+    with pytest.raises(WorkerDied) as caught:
+        worker.load(Settings())
+        list(ask(worker, "count"))
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert caught.value.exit_code == 1
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("number", "next_step"),
+    [
+        (signal.SIGKILL, "use a smaller --context or a smaller model"),
+        (signal.SIGILL, "build it again with `make setup`"),
+        (signal.SIGTERM, "start edgespec again"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("stage", "doing"), [("start", "loading the model"), ("load", "loading the model"), ("answer", "answering")]
+)
+def test_a_death_anywhere_is_one_sentence_with_the_signal_and_the_next_step(
+    scripted: Scripted, stage: str, doing: str, number: signal.Signals, next_step: str
+) -> None:
+    """The pipe may break while sending or while waiting, and the child may not be reaped yet."""
+    sentence = death(scripted(stage, number))
+    assert sentence.startswith(f"the model's process was killed by {number.name} while {doing}")
+    assert sentence.endswith(next_step)
+
+
+@pytest.mark.parametrize(
+    ("stage", "next_step"), [("load", "download it again, or use another"), ("answer", "try again")]
+)
+def test_a_crash_blames_the_file_only_while_it_is_read(scripted: Scripted, stage: str, next_step: str) -> None:
+    """A crash in mid-answer says nothing about the file."""
+    assert death(scripted(stage, signal.SIGSEGV)).endswith(next_step)
+
+
+def test_an_assertion_of_the_runtime_is_quoted_without_its_folders(scripted: Scripted) -> None:
+    """What it prints after the assertion (a back trace) says nothing, nor does where it was built."""
+    sentence = death(scripted("load", "assert"))
+    assert "SIGABRT while loading the model: llama-kv.cpp:77: GGML_ASSERT(n > 0) failed; " in sentence
+
+
+def test_an_exit_without_a_signal_names_the_code(scripted: Scripted) -> None:
+    """A negative code is a signal, any other is not."""
+    assert "ended (exit code 3) while answering" in death(scripted("answer", "exit"))
+
+
+def test_an_unfinished_frame_is_a_death(scripted: Scripted) -> None:
+    """Half a message must neither be believed nor waited for."""
+    assert "while answering" in death(scripted("answer", "half"))
+
+
+def test_a_worker_that_closes_its_pipe_and_lives_on_is_ended(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Waiting for its exit code would take for ever."""
+    monkeypatch.setattr(module, "GRACE_S", 0.1)
+    assert "SIGKILL" in death(scripted("load", "mute"))
+
+
+def test_what_was_said_before_a_death_is_delivered(scripted: Scripted) -> None:
+    """The end of the pipe must not overtake what is still in it."""
+    worker = loaded(scripted("answer", signal.SIGKILL))
+    events = ask(worker, "count")
+    said = next(events)
+    assert isinstance(said, Said)
+    assert said.piece.text == "one "
+    with pytest.raises(WorkerDied):
+        next(events)
+
+
+def test_every_later_request_finds_the_same_death(scripted: Scripted) -> None:
+    """The end of the pipe is noticed once; the second request must not wait for a second end."""
+    worker = scripted("load", signal.SIGKILL)
+    first = death(worker)
+    assert death(worker) == first
+    worker.close()
+    assert "SIGKILL" in death(worker)
+
+
+def test_a_death_is_found_again_where_a_grandchild_keeps_the_pipe_open(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is sent then arrives nowhere, but sending does not fail."""
+    monkeypatch.setattr(module, "GRACE_S", 0.1)
+    worker = loaded(scripted())
+    events = ask(worker, "child")
+    said = next(events)
+    assert isinstance(said, Said)
+    try:
+        os.kill(worker.pid, signal.SIGKILL)
+        for left in (events, ask(worker, "count")):
+            with pytest.raises(WorkerDied, match="SIGKILL while answering"):
+                list(left)
+    finally:
+        os.kill(int(said.piece.text), signal.SIGKILL)
+
+
+def test_a_process_that_cannot_start_is_a_sentence(tmp_path: Path) -> None:
+    """A missing interpreter, no memory, no process slots: all are OSErrors."""
+    with pytest.raises(WorkerDied, match="could not be started"):
+        Supervisor([str(tmp_path / "nothing")])
