@@ -23,7 +23,7 @@ from edgespec.service.supervisor import Supervisor
 ROOT = Path(__file__).parents[2]
 FAKE = ROOT / "tests" / "service" / "fake_worker.py"
 PATIENCE_S = 60
-MISSED_S = 3
+MISSED_S = 10
 
 
 @dataclass(frozen=True)
