@@ -76,7 +76,9 @@ def _best_columns(row: Floats, k: int) -> NDArray[np.integer]:
 
 def _refuse_nan(value: np.floating) -> None:
     if value != value:
-        raise DecodeFailed("the runtime returned a row that is not a number; the model file is probably damaged")
+        raise DecodeFailed(
+            "the runtime returned a row that is not a number; the model file is probably damaged; download it again"
+        )
 
 
 def log_softmax(values: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -83,7 +83,9 @@ def _try(probe: Path, extra_buffers: bool) -> tuple[HostFacts | None, str]:
         str(int(extra_buffers)),
     ]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
     except subprocess.TimeoutExpired:
         return None, f"no answer in {TIMEOUT_S} s"
     if done.returncode == 0:
