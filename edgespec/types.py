@@ -76,9 +76,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class Caps:
-    """What a context can do. max_rollback None: any distance."""
+    """What a context can do.
+
+    max_nodes     most rows of one pass; max_silent most nodes without a row that one pass may carry beside them
+    max_rollback  None: any distance
+    """
 
     max_nodes: int
+    max_silent: int
     max_leaves: int
     trees: bool
     max_rollback: int | None
@@ -240,7 +245,10 @@ class PlanLine:
 
 @dataclass(frozen=True)
 class Prefill:
-    """The prompt is in the cache: n_prompt tokens, n_cached of them were there already."""
+    """The prompt is in the cache: n_prompt tokens, n_cached of them were there already.
+
+    ms  of reading the rest, the share of the first round's pass that it took included (docs/design.md section 2)
+    """
 
     n_prompt: int
     n_cached: int

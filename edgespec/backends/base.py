@@ -45,11 +45,13 @@ class Context(Protocol):
         """
         ...
 
-    def evaluate(self, spans: Sequence[Span]) -> Rows:
+    def evaluate(self, spans: Sequence[Span], cancelled: Cancelled | None = None) -> Rows:
         """Rows of all spans' nodes but the silent ones, in order, from one pass.
 
-        A node's parent was evaluated since the last `keep` or comes earlier in the same span.
-        Raises NoKvSlot, InvalidBatch, DecodeFailed; InvalidBatch also beyond caps.max_nodes or max_leaves.
+        A node's parent was evaluated since the last `keep` or comes earlier in the same span. cancelled: asked while
+        the pass runs, for one that reads much of a prompt.
+        Raises NoKvSlot, InvalidBatch, DecodeFailed, Cancelled; InvalidBatch also beyond caps.max_nodes, max_silent or
+        max_leaves.
         """
         ...
 

@@ -81,14 +81,17 @@ class _Slot:
 
 
 class FakeContext:
-    """Texts instead of caches; `n_passes`, `n_rows` and `n_prefilled` count what a real runtime would have done."""
+    """Texts instead of caches; `n_passes`, `n_rows`, `n_silent` and `n_prefilled` count what a real runtime would have done."""
 
     def __init__(self, model: FakeModel, spec: ContextSpec) -> None:
         self._model = model
         self.spec = spec
-        self.caps = Caps(spec.max_nodes, spec.max_leaves, trees=True, max_rollback=None, state_copy=True, exact=True)
+        n_silent = 0 if spec.exact else spec.n_ubatch
+        self.caps = Caps(
+            spec.max_nodes, n_silent, spec.max_leaves, True, max_rollback=None, state_copy=True, exact=True
+        )
         self._slots = [_Slot() for _ in range(spec.n_slots)]
-        self.n_passes = self.n_rows = self.n_prefilled = 0
+        self.n_passes = self.n_rows = self.n_prefilled = self.n_silent = 0
 
     def length(self, slot: int) -> int:
         return len(self._slots[slot].tokens)
@@ -114,11 +117,16 @@ class FakeContext:
             if progress:
                 progress(start + len(chunk), len(tokens))
 
-    def evaluate(self, spans: Sequence[Span]) -> Rows:
+    def evaluate(self, spans: Sequence[Span], cancelled: Callable[[], bool] | None = None) -> Rows:
         picked: list[int] = []
+        if cancelled and cancelled():
+            raise Cancelled("stopped inside a pass")
         for span in spans:
-            if not 0 < len(span.nodes) <= self.caps.max_nodes:
-                raise InvalidBatch(f"{len(span.nodes)} rows in one pass, opened for 1 to {self.caps.max_nodes}")
+            n_rows = len(span.nodes) - span.n_silent
+            if not 0 < n_rows <= self.caps.max_nodes:
+                raise InvalidBatch(f"{n_rows} rows in one pass, opened for 1 to {self.caps.max_nodes}")
+            if span.n_silent > max(self.caps.max_silent, self.caps.max_nodes - n_rows):
+                raise InvalidBatch(f"{span.n_silent} silent nodes in one pass, at most {self.caps.max_silent}")
             for i, node in enumerate(int(n) for n in span.nodes):
                 text = self._enter(span, node)
                 if i >= span.n_silent:
@@ -127,6 +135,7 @@ class FakeContext:
             n_leaves = len(known.keys() - set(span.tree.parent[list(known)].tolist()))
             if n_leaves > self.caps.max_leaves:
                 raise InvalidBatch(f"a tree of {n_leaves} leaves in a context opened for {self.caps.max_leaves}")
+            self.n_silent += span.n_silent
         self.n_passes += 1
         self.n_rows += len(picked)
         rows = self._model.table[picked[0]][None] if len(picked) == 1 else self._model.table[picked]

@@ -45,10 +45,10 @@ class TimedContext:
         finally:
             self.ms += 1e3 * (time.perf_counter() - start)
 
-    def evaluate(self, spans: Sequence[Span]) -> Rows:
+    def evaluate(self, spans: Sequence[Span], cancelled: Callable[[], bool] | None = None) -> Rows:
         start = time.perf_counter()
         try:
-            return self._inner.evaluate(spans)
+            return self._inner.evaluate(spans, cancelled)
         finally:
             self.ms += 1e3 * (time.perf_counter() - start)
 

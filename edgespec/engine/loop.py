@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,8 +18,8 @@ from edgespec.errors import BadSetting, Cancelled, ContextOverflow
 from edgespec.speculation.controllers import Controller
 from edgespec.speculation.drafters.base import Drafter
 from edgespec.speculation.sampling import Noise, Process
-from edgespec.speculation.tree import single
-from edgespec.speculation.verify import verify
+from edgespec.speculation.tree import below, single
+from edgespec.speculation.verify import Judge, verify
 from edgespec.types import PLAIN, Ids, Prefill, Sampling, Span, Step
 
 SLOT = 0
@@ -51,6 +52,16 @@ class Engine:
     def n_ctx(self) -> int:
         return self._target.spec.n_ctx
 
+    def control(self, controller: Controller, method: str) -> None:
+        """Let another controller decide from the next answer on."""
+        self._controller, self.method = controller, method
+
+    def forget(self) -> None:
+        """Drop the conversation from every cache: the next prompt is read from its first token."""
+        self._target.truncate(SLOT, 0)
+        for drafter in self._drafters.values():
+            drafter.forget()
+
     def generate(
         self,
         prompt: Sequence[int],
@@ -60,9 +71,11 @@ class Engine:
         end_ids: Collection[int],
         cancelled: Callable[[], bool] | None = None,
         progress: Progress | None = None,
+        judge: Judge = verify,
     ) -> Iterator[Prefill | Step]:
         """One Prefill, then a Step a round; the last one has a finish. Closing the iterator stops between rounds.
 
+        judge: says which drafted tokens hold; another one than `verify` replays a recorded answer.
         max_tokens None: until the context is full (finish "length"). Raises ContextOverflow when prompt and one token
         do not fit, Cancelled when stopped before the first token; later a stop is finish "cancelled".
         """
@@ -74,7 +87,9 @@ class Engine:
             raise ContextOverflow(len(prompt) + 1, self.n_ctx, self._n_ctx_train)
         for context in (self._target, *self._draft_contexts):
             context.cancelled = cancelled
-        yield self._prefill(np.asarray(prompt, np.int32), progress)
+        start = time.perf_counter()
+        n_cached, lead = self._prefill(np.asarray(prompt, np.int32), progress)
+        prefill_ms: float | None = 1e3 * (time.perf_counter() - start)
         n_left = min(self.n_ctx - self._n, max_tokens or self.n_ctx)
         process, noise = Process(sampling), Noise(sampling.seed)
         finish = None
@@ -82,16 +97,24 @@ class Engine:
             try:
                 if cancelled and cancelled():
                     raise Cancelled("stopped")
-                step = self._round(process, noise, end_ids, n_left)
+                step = self._round(process, noise, end_ids, n_left, judge, lead)
             except Cancelled:
+                if prefill_ms is not None:
+                    raise
                 step = Step((), PLAIN, 0, 0, 0.0, 0.0, 0.0, finish="cancelled")
+            if prefill_ms is not None:
+                of_prompt = step.target_ms * len(lead) / (len(lead) + step.n_drafted + 1)
+                yield Prefill(len(prompt), n_cached, prefill_ms + of_prompt)
+                step = replace(step, target_ms=step.target_ms - of_prompt)
+                prefill_ms, lead = None, lead[:0]
             n_left -= len(step.tokens)
             finish = step.finish
             yield step
 
-    def _prefill(self, prompt: Ids, progress: Progress | None) -> Prefill:
-        """Commit all of the prompt but its last token, reusing what the cache already holds of it."""
-        start = time.perf_counter()
+    def _prefill(self, prompt: Ids, progress: Progress | None) -> tuple[int, Ids]:
+        """Commit the prompt, reusing what the cache holds of it, but for what the first round's pass can read as well:
+        a pass of its own for that would read the weights once more. Returns how much was there, and what is left
+        between the cache and the pending token."""
         n_same = min(self._target.length(SLOT), len(prompt) - 1)
         differs = np.flatnonzero(self._ids[:n_same] != prompt[:n_same])
         n_same = int(differs[0]) if len(differs) else n_same
@@ -100,20 +123,30 @@ class Engine:
         self._target.truncate(SLOT, n_same)
         self._ids[: len(prompt)] = prompt
         self._n = len(prompt)
-        if n_same < len(prompt) - 1:
-            self._target.prefill(SLOT, prompt[n_same:-1], progress)
-        return Prefill(len(prompt), n_same, 1e3 * (time.perf_counter() - start))
+        missing = prompt[n_same:-1]
+        n_apart = len(missing)
+        if n_silent := self._target.caps.max_silent:
+            n_apart -= len(missing) % n_silent or min(n_silent, len(missing))
+        if n_apart:
+            report: Progress | None = progress and (lambda done, _: progress(done, len(missing)))
+            self._target.prefill(SLOT, missing[:n_apart], report)
+        return n_same, missing[n_apart:]
 
-    def _round(self, process: Process, noise: Noise, end_ids: Collection[int], n_left: int) -> Step:
+    def _round(
+        self, process: Process, noise: Noise, end_ids: Collection[int], n_left: int, judge: Judge, lead: Ids
+    ) -> Step:
+        """lead: text in front of the pending token that is in no cache yet."""
         start = time.perf_counter()
         target_ms, draft_ms = self._target.ms, sum(c.ms for c in self._draft_contexts)
         history = self._ids[: self._n]
         choice = self._controller.choose(n_left)
         drafter = None if choice.plain else self._drafters[choice.drafter]
         tree = drafter.draft(history, choice, process, noise) if drafter else single(int(history[-1]))
-        rows = self._target.evaluate([Span(SLOT, tree, np.arange(len(tree), dtype=np.int32))])
-        verdict = verify(tree, rows, process, noise, history, end_ids=end_ids, max_tokens=n_left)
-        self._target.keep(SLOT, verdict.path)
+        whole, n_lead = (below(lead, tree), len(lead)) if len(lead) else (tree, 0)
+        span = Span(SLOT, whole, np.arange(len(whole), dtype=np.int32), n_silent=n_lead)
+        rows = self._target.evaluate([span], self._target.cancelled if n_lead else None)
+        verdict = judge(tree, rows, process, noise, history, end_ids=end_ids, max_tokens=n_left)
+        self._target.keep(SLOT, [*range(n_lead), *(n_lead + n for n in verdict.path)] if n_lead else verdict.path)
         self._ids[self._n : self._n + len(verdict.tokens)] = verdict.tokens
         self._n += len(verdict.tokens)
         if drafter:

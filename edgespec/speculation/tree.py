@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgespec.types import TokenTree
+from edgespec.types import Ids, TokenTree
 
 
 class GrowingTree:
@@ -72,6 +72,18 @@ def single(token: int) -> TokenTree:
     """The tree of plain decoding: the pending token alone."""
     zero = np.zeros(1, np.int32)
     return TokenTree(np.array([token], np.int32), zero - 1, zero.astype(np.int16), zero.astype(np.float32))
+
+
+def below(lead: Ids, tree: TokenTree) -> TokenTree:
+    """The tree with a chain of `lead` above its root: text in front of the pending token that is in no cache yet."""
+    n = np.arange(len(lead), dtype=np.int32)
+    parent = np.where(tree.parent < 0, len(lead) - 1, tree.parent + len(lead))
+    return TokenTree(
+        np.concatenate([lead, tree.token]),
+        np.concatenate([n - 1, parent.astype(np.int32)]),
+        np.concatenate([n, tree.depth + len(lead)]).astype(np.int16),
+        np.concatenate([np.zeros(len(lead), np.float32), tree.draft_logprob]),
+    )
 
 
 def chain(tokens: Sequence[int]) -> TokenTree:

@@ -54,6 +54,7 @@ class LlamaContext:
         self.spec = spec
         self.caps = Caps(
             max_nodes=max_nodes,
+            max_silent=0 if spec.exact else spec.n_ubatch,
             max_leaves=max_leaves,
             trees=trees,
             max_rollback=None if trees else 0,
@@ -66,7 +67,7 @@ class LlamaContext:
         self._ptr = _open(model, spec, n_rows_max=self._n_rows_max, n_seq_max=n_own + n_spare)
         self._memory = lib.llama_get_memory(self._ptr)
         self._seqs = Sequences(self._memory, spec.n_slots, n_spare, n_own)
-        self._batch = Batch(max(spec.n_ubatch, self._n_rows_max) + 1)
+        self._batch = Batch(_n_batch(spec, self._n_rows_max))
         self._view_at = 0
         self._view: Floats = np.zeros((0, n_vocab), np.float32)
 
@@ -114,7 +115,7 @@ class LlamaContext:
             sizes[-2:] = [width - 1, 2]
         return sizes
 
-    def evaluate(self, spans: Sequence[Span]) -> Rows:
+    def evaluate(self, spans: Sequence[Span], cancelled: CancelledCheck | None = None) -> Rows:
         self._check_open()
         tokens: list[int] = []
         pos: list[int] = []
@@ -129,7 +130,8 @@ class LlamaContext:
                 pos.extend((depths.astype(np.int32) + self.length(span.slot)).tolist())
                 seqs.extend(self._seqs.place(span))
             self._batch.fill(tokens, pos, seqs, n_silent=silent)
-            self._decode()
+            with _aborting(self._ptr, cancelled):
+                self._decode()
         except (BackendError, Cancelled):
             for span in spans:
                 self._drop(span.slot)
@@ -144,10 +146,11 @@ class LlamaContext:
     def _check(self, span: Span, first: bool) -> None:
         if len(span.nodes) == 0:
             raise InvalidBatch("a pass without nodes")
-        if len(span.nodes) > self.caps.max_nodes:
-            raise InvalidBatch(
-                f"{len(span.nodes)} rows in one pass but the context was opened for {self.caps.max_nodes}"
-            )
+        n_rows = len(span.nodes) - span.n_silent
+        if n_rows > self.caps.max_nodes:
+            raise InvalidBatch(f"{n_rows} rows in one pass but the context was opened for {self.caps.max_nodes}")
+        if span.n_silent > max(self.caps.max_silent, self.caps.max_nodes - n_rows):
+            raise InvalidBatch(f"{span.n_silent} silent nodes in one pass; at most {self.caps.max_silent} may be")
         if span.n_silent and not first:
             raise InvalidBatch("only the first span of a pass may have silent nodes")
         known = self._seqs.slots[span.slot].seq_of
@@ -268,10 +271,15 @@ class _aborting:
             lib.llama_set_abort_callback(self._ptr, lib.ggml_abort_callback(), None)
 
 
+def _n_batch(spec: ContextSpec, n_rows_max: int) -> int:
+    """Tokens of the widest pass: rows and their twin under --exact, beside what a pass may read of a prompt."""
+    return n_rows_max + 1 + spec.n_ubatch
+
+
 def _open(model: ctypes.c_void_p, spec: ContextSpec, *, n_rows_max: int, n_seq_max: int) -> ctypes.c_void_p:
     params = lib.llama_context_default_params()
     params.n_ctx = spec.n_ctx + spec.n_slots * (n_rows_max + 1)
-    params.n_batch = max(spec.n_ubatch, n_rows_max + 1)
+    params.n_batch = _n_batch(spec, n_rows_max)
     params.n_ubatch = params.n_batch
     params.n_seq_max = n_seq_max
     params.n_outputs_max = max(n_rows_max, n_seq_max)  # below n_seq_max the runtime aborts (docs/trees.md)

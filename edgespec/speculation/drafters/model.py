@@ -95,5 +95,10 @@ class ModelDrafter:
         self._cached = np.concatenate([self._cached, history[len(self._cached) : n_known]])
         self._clear()
 
+    def forget(self) -> None:
+        self._context.truncate(0, 0)
+        self._cached = self._cached[:0]
+        self._clear()
+
     def close(self) -> None:
         self._context.close()
