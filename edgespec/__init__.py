@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgespec.assemble import Assistant
+    from edgespec.assistant import Assistant
     from edgespec.types import Settings
 
 __version__ = "0.1.0"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psutil
-
+from edgespec import explain
+from edgespec.assistant import Assistant
 from edgespec.backends.llama_cpp import build, runtime
 from edgespec.backends.llama_cpp.model import LlamaModel, LoadOptions
 from edgespec.backends.llama_cpp.selftest import HostFacts, host_facts, rows_agree
@@ -22,72 +22,14 @@ from edgespec.speculation.drafters.model import ModelDrafter
 from edgespec.speculation.policies import n_reads_at_most
 from edgespec.store import paths
 from edgespec.store.registry import Entry, resolve
-from edgespec.types import PLAIN, Answer, Choice, ContextSpec, Message, Piece, PlanLine, Sampling, Settings
+from edgespec.types import PLAIN, Choice, ContextSpec, Settings
 
 DEFAULT_MODEL = "demo"
-DEFAULT_CONTEXT = 4096
 DEFAULT_NODES = {"chain": 5, "tree": 8}
 TREE_WIDTH = 8
 MAX_LEAVES = 255
-EXACT = "self-test: rows are the same at every width here"
-NOT_EXACT = "self-test: rows depend on the width of a pass here, so decoding is plain"
 
 Report = Callable[[str, float], None]
-Turn = Message | Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Assistant:
-    """A loaded model ready to answer, one answer at a time; close() frees it.
-
-    warnings  what the user should know before believing or timing it
-    """
-
-    entry: Entry
-    chat: Chat
-    engine: Engine
-    plan: tuple[PlanLine, ...]
-    warnings: tuple[str, ...]
-    _owned: ExitStack
-
-    def stream(
-        self, messages: Sequence[Turn], sampling: Sampling | None = None, max_tokens: int | None = None
-    ) -> Iterator[str]:
-        """Text of the answer as it comes; closing the iterator stops the answer. Raises what Chat.stream raises."""
-        for event in self._events(messages, sampling, max_tokens):
-            if isinstance(event, Piece):
-                yield event.text
-
-    def answer(
-        self, messages: Sequence[Turn], sampling: Sampling | None = None, max_tokens: int | None = None
-    ) -> Answer:
-        """The whole answer with its timings. Raises what Chat.stream raises."""
-        *_, last = self._events(messages, sampling, max_tokens)
-        assert isinstance(last, Answer)
-        return last
-
-    def _events(
-        self, messages: Sequence[Turn], sampling: Sampling | None, max_tokens: int | None
-    ) -> Iterator[Piece | Answer]:
-        turns = [_message(turn) for turn in messages]
-        return self.chat.stream(turns, sampling=sampling or Sampling(), max_tokens=max_tokens)
-
-    def close(self) -> None:
-        self._owned.close()
-
-    def __enter__(self) -> Assistant:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _message(turn: Turn) -> Message:
-    if isinstance(turn, Message):
-        return turn
-    if set(turn) != {"role", "content"}:
-        raise BadSetting(f"a message has role and content, not {', '.join(turn) or 'nothing'}; give both and no more")
-    return Message(turn["role"], turn["content"])
 
 
 @dataclass(frozen=True)
@@ -126,6 +68,36 @@ class _Draft:
     context: TimedContext | None = None
 
 
+@dataclass(frozen=True)
+class Workbench:
+    """One loaded model under several methods, to be measured in turn; close() frees it.
+
+    choices   what each method does, by the name it was asked for; PLAIN where nothing drafts
+    target    the loaded weights; options of a context for measuring are the caller's
+    drafter   the one that every drafting method shares, and its file's name; None where there is none
+    """
+
+    assistant: Assistant
+    choices: Mapping[str, Choice]
+    target: LlamaModel
+    drafter: ModelDrafter | None
+    drafter_name: str | None
+
+    def use(self, name: str) -> None:
+        """Answer by this method from now on."""
+        choice = self.choices[name]
+        self.assistant.engine.control(FixedController(choice), "plain" if choice.plain else choice.drafter)
+
+    def close(self) -> None:
+        self.assistant.close()
+
+    def __enter__(self) -> Workbench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 def open_assistant(
     settings: Settings | None = None,
     report: Report = lambda _what, _done: None,
@@ -135,7 +107,17 @@ def open_assistant(
 
     Raises BadSetting, ModelNotFound, ModelUnusable, DrafterUnusable, DoesNotFit, Cancelled.
     """
-    asked = settings or Settings()
+    return open_workbench({"": settings or Settings()}, report, cancelled).assistant
+
+
+def open_workbench(
+    methods: Mapping[str, Settings],
+    report: Report = lambda _what, _done: None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Workbench:
+    """The same with room for every one of `methods`, which differ in method, shape, nodes and depth only; the first one
+    is in use. Raises what open_assistant raises."""
+    asked = _leading(methods)
     entry = resolve(DEFAULT_MODEL if asked.model is None else asked.model)
     file = inspect(entry.path)
     facts = host_facts(resolve(DEFAULT_MODEL).path, paths.cache_dir(), lambda what: report(what, 0.0))
@@ -144,19 +126,42 @@ def open_assistant(
         target = loader.model(file.path, stack)
         n_ctx = _context(asked, target.n_ctx_train)
         facts = _tried_on(target, asked, facts, report)
-        wanted, why_plain = _wanted(asked, facts, target)
-        draft = _Draft(why_plain) if wanted.plain else _drafter(asked, entry, target, wanted, n_ctx, loader, stack)
-        choice = PLAIN if draft.context is None else wanted
-        engine = _engine(asked, target, draft.context, choice, n_ctx, loader, stack)
+        wanted = {name: _wanted(settings, facts, target) for name, settings in methods.items()}
+        widest = _widest([choice for choice, _ in wanted.values()])
+        draft = (
+            _Draft(next(why for _, why in wanted.values()))
+            if widest.plain
+            else _drafter(asked, entry, target, widest, n_ctx, loader, stack)
+        )
+        choices = {name: PLAIN if draft.context is None else choice for name, (choice, _) in wanted.items()}
+        engine, drafter = _engine(asked, target, draft.context, _widest(list(choices.values())), n_ctx, loader, stack)
         chat = Chat(target, engine)
-        plan = _plan(asked, file.quantisation, draft, choice, n_ctx, facts)
-        return Assistant(entry, chat, engine, plan, _warnings(chat, asked, facts), stack.pop_all())
+        first = next(iter(choices))
+        plan = explain.plan(methods[first], file.quantisation, _explained(draft), choices[first], n_ctx, facts)
+        warnings = explain.warnings(chat.warning, asked, facts, build.unused_gpu_warning(runtime.supports_gpu()))
+        assistant = Assistant(entry, chat, engine, plan, warnings, stack.pop_all())
+    bench = Workbench(assistant, choices, target, drafter, draft.model.name if draft.model else None)
+    bench.use(first)
+    return bench
 
 
-def _warnings(chat: Chat, asked: Settings, facts: HostFacts) -> tuple[str, ...]:
-    not_exact = f"--exact: {NOT_EXACT}" if asked.exact and not facts.exact else None
-    found = (chat.warning, not_exact, build.unused_gpu_warning(runtime.supports_gpu()))
-    return tuple(warning for warning in found if warning)
+def _leading(methods: Mapping[str, Settings]) -> Settings:
+    """The settings that say how to load: those of a method that insists on its drafter, else the first."""
+    every = list(methods.values())
+    return next((s for s in every if s.method == "model"), every[0])
+
+
+def _widest(choices: Sequence[Choice]) -> Choice:
+    """One choice with room for each of them; PLAIN where none drafts."""
+    drafting = [c for c in choices if not c.plain]
+    if not drafting:
+        return PLAIN
+    rows, depth, width = (max(getattr(c, name) for c in drafting) for name in ("rows", "depth", "width"))
+    return Choice(drafting[0].drafter, rows, depth, width)
+
+
+def _explained(draft: _Draft) -> explain.Drafting:
+    return explain.Drafting(draft.model.name if draft.model else "none", draft.why)
 
 
 def _context(asked: Settings, n_ctx_train: int) -> int:
@@ -165,7 +170,7 @@ def _context(asked: Settings, n_ctx_train: int) -> int:
             f"--context {asked.context} is beyond the {n_ctx_train} tokens this model was trained for; "
             f"use {n_ctx_train} or less"
         )
-    return asked.context or min(n_ctx_train, DEFAULT_CONTEXT)
+    return asked.context or min(n_ctx_train, explain.MAX_DEFAULT_CONTEXT)
 
 
 def _tried_on(target: LlamaModel, asked: Settings, facts: HostFacts, report: Report) -> HostFacts:
@@ -173,7 +178,7 @@ def _tried_on(target: LlamaModel, asked: Settings, facts: HostFacts, report: Rep
     if not (asked.exact and facts.exact):
         return facts
     report("trying out --exact on this model", 0.0)
-    holds = rows_agree(target, asked.kv, exact=True, n_threads=threads(asked), n_past=300, n_rounds=5)
+    holds = rows_agree(target, asked.kv, exact=True, n_threads=explain.threads(asked), n_past=300, n_rounds=5)
     return replace(facts, exact=holds)
 
 
@@ -184,7 +189,7 @@ def _wanted(asked: Settings, facts: HostFacts, target: LlamaModel) -> tuple[Choi
     if target.recurrent:
         return PLAIN, "this model's recurrent state cannot drop rejected tokens"
     if asked.exact and not facts.exact:
-        return PLAIN, NOT_EXACT
+        return PLAIN, explain.NOT_EXACT
     shape = "tree" if asked.shape == "auto" else asked.shape
     rows = asked.nodes or DEFAULT_NODES[shape]
     if rows > 1:
@@ -218,7 +223,7 @@ def _drafter(
         n_ctx=n_ctx + n_reads_at_most(choice),
         max_nodes=max(choice.rows, 16),
         max_leaves=1 if choice.width <= 1 else min(2 * choice.rows, MAX_LEAVES),
-        n_threads=threads(asked),
+        n_threads=explain.threads(asked),
     )
     try:
         with ExitStack() as own:
@@ -247,12 +252,6 @@ def _check_vocabulary(name: str, draft: LlamaModel, target: LlamaModel, entry: E
     )
 
 
-def threads(asked: Settings) -> int:
-    """Physical cores this process may use: hyper-threads share the units that the arithmetic needs."""
-    available = runtime.n_cores()
-    return asked.threads or min(available, max(psutil.cpu_count(logical=False) or available, 2))
-
-
 def _engine(
     asked: Settings,
     target: LlamaModel,
@@ -261,52 +260,27 @@ def _engine(
     n_ctx: int,
     loader: _Loader,
     stack: ExitStack,
-) -> Engine:
+) -> tuple[Engine, ModelDrafter | None]:
+    """choice: the widest one the target's context must have room for; more rows than it can have raise BadSetting."""
     spec = ContextSpec(
         n_ctx=n_ctx,
         max_nodes=max(choice.rows, 2),
         max_leaves=1 if choice.width <= 1 else min(choice.rows, MAX_LEAVES),
         kv_type=asked.kv,
-        n_threads=threads(asked),
+        n_threads=explain.threads(asked),
         exact=asked.exact,
     )
     context = loader.context(target, spec, stack)
     rows = context.caps.max_nodes
     if choice.rows > rows:
         raise BadSetting(f"--nodes {choice.rows} is more than the {rows} rows a pass may have here; use {rows} or less")
-    return Engine(
+    drafter = ModelDrafter(draft) if draft else None
+    engine = Engine(
         context,
-        {"model": ModelDrafter(draft)} if draft else {},
+        {"model": drafter} if drafter else {},
         FixedController(choice),
         method="plain" if choice.plain else choice.drafter,
         draft_contexts=[draft] if draft else [],
         n_ctx_train=target.n_ctx_train,
     )
-
-
-def _plan(
-    asked: Settings, quantisation: str, draft: _Draft, choice: Choice, n_ctx: int, facts: HostFacts
-) -> tuple[PlanLine, ...]:
-    given, repacked = "asked for", facts.extra_buffers
-    shape = "plain" if choice.plain else "chain" if choice.width == 1 else "tree"
-    rows_why = given if asked.nodes else "a fixed default until control measures it"
-    lines = [
-        PlanLine("weights", quantisation, "as the file has them"),
-        PlanLine("context", str(n_ctx), given if asked.context else f"trained length, at most {DEFAULT_CONTEXT}"),
-        PlanLine("kv", asked.kv, given if asked.kv != "f16" else "what the runtime computes in"),
-        PlanLine("threads", str(threads(asked)), given if asked.threads else "one a core"),
-        PlanLine("drafter", draft.model.name if draft.model else "none", draft.why),
-        PlanLine("rows", f"{choice.rows} ({shape})", "nothing drafts" if choice.plain else rows_why),
-        PlanLine(
-            "extra buffers",
-            "on" if repacked else "off",
-            f"self-test: this host {'decodes' if repacked else 'dies'} with them",
-        ),
-    ]
-    if asked.exact:
-        lines.append(PlanLine("exact", "on" if facts.exact else "plain", EXACT if facts.exact else NOT_EXACT))
-    else:
-        rounding = "self-test: rows depend on the width of a pass here, so near ties may fall the other way"
-        same = "self-test: rows are the same at every width here even without it"
-        lines.append(PlanLine("exact", "off", rounding if facts.row_depends_on_width else same))
-    return tuple(lines)
+    return engine, drafter

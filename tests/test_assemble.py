@@ -11,7 +11,8 @@ import pytest
 
 import edgespec
 from edgespec import assemble
-from edgespec.assemble import Assistant, open_assistant
+from edgespec.assemble import open_assistant
+from edgespec.assistant import Assistant
 from edgespec.backends.llama_cpp import selftest
 from edgespec.backends.llama_cpp.context import LlamaContext
 from edgespec.backends.llama_cpp.model import LlamaModel

@@ -15,6 +15,7 @@ LAYERS = (
     ("tui", "server", "bench"),
     ("service",),
     ("assemble",),
+    ("assistant", "explain"),
     ("chat",),
     ("engine",),
     ("memory",),

@@ -81,7 +81,7 @@ class _Slot:
 
 
 class FakeContext:
-    """Texts instead of caches; `n_passes`, `n_rows`, `n_silent` and `n_prefilled` count what a real runtime would have done."""
+    """Texts instead of caches; n_passes, n_rows, n_silent and n_prefilled count what a runtime would have done."""
 
     def __init__(self, model: FakeModel, spec: ContextSpec) -> None:
         self._model = model

@@ -20,7 +20,7 @@ from edgespec.service.messages import Cancel, Done, Failed, Generate, Load, Load
 from edgespec.types import Piece
 
 if TYPE_CHECKING:
-    from edgespec.assemble import Assistant
+    from edgespec.assistant import Assistant
 
 PROGRESS_EVERY_S = 0.1
 

@@ -1,0 +1,70 @@
+"""A loaded model to ask: what library users and the worker hold. Not covered: loading it (assemble)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from edgespec.chat.answer import Chat
+from edgespec.engine.loop import Engine
+from edgespec.errors import BadSetting
+from edgespec.store.registry import Entry
+from edgespec.types import Answer, Message, Piece, PlanLine, Sampling
+
+Turn = Message | Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Assistant:
+    """A loaded model ready to answer, one answer at a time; close() frees it.
+
+    warnings  what the user should know before believing or timing it
+    owned     what close() frees: models and contexts
+    """
+
+    entry: Entry
+    chat: Chat
+    engine: Engine
+    plan: tuple[PlanLine, ...]
+    warnings: tuple[str, ...]
+    owned: ExitStack
+
+    def stream(
+        self, messages: Sequence[Turn], sampling: Sampling | None = None, max_tokens: int | None = None
+    ) -> Iterator[str]:
+        """Text of the answer as it comes; closing the iterator stops the answer. Raises what Chat.stream raises."""
+        for event in self._events(messages, sampling, max_tokens):
+            if isinstance(event, Piece):
+                yield event.text
+
+    def answer(
+        self, messages: Sequence[Turn], sampling: Sampling | None = None, max_tokens: int | None = None
+    ) -> Answer:
+        """The whole answer with its timings. Raises what Chat.stream raises."""
+        *_, last = self._events(messages, sampling, max_tokens)
+        assert isinstance(last, Answer)
+        return last
+
+    def _events(
+        self, messages: Sequence[Turn], sampling: Sampling | None, max_tokens: int | None
+    ) -> Iterator[Piece | Answer]:
+        turns = [_message(turn) for turn in messages]
+        return self.chat.stream(turns, sampling=sampling or Sampling(), max_tokens=max_tokens)
+
+    def close(self) -> None:
+        self.owned.close()
+
+    def __enter__(self) -> Assistant:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _message(turn: Turn) -> Message:
+    if isinstance(turn, Message):
+        return turn
+    if set(turn) != {"role", "content"}:
+        raise BadSetting(f"a message has role and content, not {', '.join(turn) or 'nothing'}; give both and no more")
+    return Message(turn["role"], turn["content"])
