@@ -6,7 +6,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test lossless bench lint setup setup-dev clean
+.PHONY: help chat test lossless bench llama-server lint setup setup-dev clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,9 @@ bench: setup-dev  ## the benchmarks behind README's figures (about half an hour 
 	@$(BIN)/python benchmarks/growth.py
 	@$(BIN)/python benchmarks/exact_cost.py .cache/models/demo-1b-f16.gguf
 	@$(BIN)/python benchmarks/readme_table.py
+
+llama-server: setup-dev  ## build llama.cpp's own server to measure against (5 minutes), and print where it is
+	@$(PYTHON) tools/llama_server.py
 
 lint: setup-dev  ## run the linters
 	@$(BIN)/ruff check .
