@@ -11,11 +11,13 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from edgespec.bench.figures import paired_median as paired_median
+from edgespec.bench.figures import paired_ratio as paired_ratio
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -59,23 +61,6 @@ def write(name: str, result: dict[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({**head, **result}, indent=1) + "\n")
     return path
-
-
-def paired_ratio(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dict[str, float]:
-    """Sum of a over sum of b, with the 95 % interval of a bootstrap over the pairs."""
-    x, y = np.asarray(a), np.asarray(b)
-    picks = np.random.default_rng(seed).integers(0, len(x), (2000, len(x)))
-    ratios = x[picks].sum(axis=1) / y[picks].sum(axis=1)
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return {"ratio": float(x.sum() / y.sum()), "low": float(low), "high": float(high), "n": len(x)}
-
-
-def paired_median(ratios: Sequence[float], seed: int = 0) -> dict[str, float]:
-    """Median of ratios taken pair by pair, with the 95 % interval of a bootstrap: a disturbed pair counts once."""
-    x = np.asarray(ratios)
-    picks = np.random.default_rng(seed).integers(0, len(x), (2000, len(x)))
-    low, high = np.percentile(np.median(x[picks], axis=1), [2.5, 97.5])
-    return {"ratio": float(np.median(x)), "low": float(low), "high": float(high), "n": len(x)}
 
 
 def copy_bandwidth(n_bytes: int = 1 << 29, n_threads: int = 2, n_repeats: int = 7) -> float:

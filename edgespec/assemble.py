@@ -23,6 +23,7 @@ from edgespec.speculation.policies import n_reads_at_most
 from edgespec.store import paths
 from edgespec.store.registry import Entry, resolve
 from edgespec.types import PLAIN, Choice, ContextSpec, Settings
+from edgespec.workbench import Workbench
 
 DEFAULT_MODEL = "demo"
 DEFAULT_NODES = {"chain": 5, "tree": 8}
@@ -68,36 +69,6 @@ class _Draft:
     context: TimedContext | None = None
 
 
-@dataclass(frozen=True)
-class Workbench:
-    """One loaded model under several methods, to be measured in turn; close() frees it.
-
-    choices   what each method does, by the name it was asked for; PLAIN where nothing drafts
-    target    the loaded weights; options of a context for measuring are the caller's
-    drafter   the one that every drafting method shares, and its file's name; None where there is none
-    """
-
-    assistant: Assistant
-    choices: Mapping[str, Choice]
-    target: LlamaModel
-    drafter: ModelDrafter | None
-    drafter_name: str | None
-
-    def use(self, name: str) -> None:
-        """Answer by this method from now on."""
-        choice = self.choices[name]
-        self.assistant.engine.control(FixedController(choice), "plain" if choice.plain else choice.drafter)
-
-    def close(self) -> None:
-        self.assistant.close()
-
-    def __enter__(self) -> Workbench:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
 def open_assistant(
     settings: Settings | None = None,
     report: Report = lambda _what, _done: None,
@@ -134,13 +105,14 @@ def open_workbench(
             else _drafter(asked, entry, target, widest, n_ctx, loader, stack)
         )
         choices = {name: PLAIN if draft.context is None else choice for name, (choice, _) in wanted.items()}
-        engine, drafter = _engine(asked, target, draft.context, _widest(list(choices.values())), n_ctx, loader, stack)
+        engine = _engine(asked, target, draft.context, _widest(list(choices.values())), n_ctx, loader, stack)
         chat = Chat(target, engine)
         first = next(iter(choices))
         plan = explain.plan(methods[first], file.quantisation, _explained(draft), choices[first], n_ctx, facts)
         warnings = explain.warnings(chat.warning, asked, facts, build.unused_gpu_warning(runtime.supports_gpu()))
         assistant = Assistant(entry, chat, engine, plan, warnings, stack.pop_all())
-    bench = Workbench(assistant, choices, target, drafter, draft.model.name if draft.model else None)
+    how = replace(asked, threads=explain.threads(asked))
+    bench = Workbench(assistant, choices, how, target, draft.model, ModelDrafter)
     bench.use(first)
     return bench
 
@@ -148,7 +120,7 @@ def open_workbench(
 def _leading(methods: Mapping[str, Settings]) -> Settings:
     """The settings that say how to load: those of a method that insists on its drafter, else the first."""
     every = list(methods.values())
-    return next((s for s in every if s.method == "model"), every[0])
+    return next((s for s in every if s.method == "model" or s.draft is not None), every[0])
 
 
 def _widest(choices: Sequence[Choice]) -> Choice:
@@ -260,7 +232,7 @@ def _engine(
     n_ctx: int,
     loader: _Loader,
     stack: ExitStack,
-) -> tuple[Engine, ModelDrafter | None]:
+) -> Engine:
     """choice: the widest one the target's context must have room for; more rows than it can have raise BadSetting."""
     spec = ContextSpec(
         n_ctx=n_ctx,
@@ -274,13 +246,11 @@ def _engine(
     rows = context.caps.max_nodes
     if choice.rows > rows:
         raise BadSetting(f"--nodes {choice.rows} is more than the {rows} rows a pass may have here; use {rows} or less")
-    drafter = ModelDrafter(draft) if draft else None
-    engine = Engine(
+    return Engine(
         context,
-        {"model": drafter} if drafter else {},
+        {"model": ModelDrafter(draft)} if draft else {},
         FixedController(choice),
         method="plain" if choice.plain else choice.drafter,
         draft_contexts=[draft] if draft else [],
         n_ctx_train=target.n_ctx_train,
     )
-    return engine, drafter

@@ -15,6 +15,7 @@ LAYERS = (
     ("tui", "server", "bench"),
     ("service",),
     ("assemble",),
+    ("workbench",),
     ("assistant", "explain"),
     ("chat",),
     ("engine",),

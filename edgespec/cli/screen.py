@@ -37,6 +37,25 @@ class ProgressLine:
             self._shown = False
 
 
+class Bar:
+    """A bar on stderr, drawn only when it is told something: a thread that redraws would disturb what is measured."""
+
+    _WIDTH = 24
+
+    def __init__(self) -> None:
+        self._line = ProgressLine()
+
+    def show(self, what: str, done: float) -> None:
+        filled = round(done * self._WIDTH)
+        self._line.show(Progress(0, f"[{'#' * filled}{'.' * (self._WIDTH - filled)}] {what}", done))
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._line.wipe()
+
+
 class Interrupts:
     """While entered, the first Ctrl-C calls `first`, inside the signal handler, and every later one raises
     KeyboardInterrupt. An exception at the first could strike between two steps and lose a piece of the answer."""

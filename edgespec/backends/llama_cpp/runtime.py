@@ -80,11 +80,12 @@ def build_id() -> str:
     override = os.environ.get("LLAMA_CPP_LIB_PATH")
     files = sorted(Path(override or folder).glob("*"))
     stamp = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()]
-    text = repr((lib.llama_version(), lib.llama_print_system_info(), _cpu_name(), n_cores(), stamp))
+    text = repr((lib.llama_version(), lib.llama_print_system_info(), cpu_name(), n_cores(), stamp))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor as the system calls it; an empty string where it does not say."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

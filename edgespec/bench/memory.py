@@ -1,0 +1,116 @@
+"""Peak memory of a method as a user would run it: the whole model process, in a pass of its own.
+
+PSS (proportional set size: shared pages count by share, mapped weights as far as they are in memory) is sampled while
+the process loads and answers; the sampling would disturb a timed run. Not covered: predicting it (memory).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+
+from edgespec.service.messages import Progress
+from edgespec.service.supervisor import Supervisor
+from edgespec.types import Message, Sampling, Settings
+
+EVERY_S = 0.02
+
+
+def measure_memory(settings: Settings, turns: Sequence[Message], sampling: Sampling, max_tokens: int) -> dict[str, Any]:
+    """pss_bytes and device_bytes (None where no device tells) at their peak, and what each stage added to PSS.
+
+    Raises what loading and answering raise.
+    """
+    with Supervisor() as worker:
+        watch = _Watch(worker.pid)
+        with watch:
+            watch.enter("program")
+            worker.load(settings, progress=lambda event: watch.enter(_stage(event, watch)))
+            watch.enter("answering")
+            for _ in worker.generate(turns, sampling, max_tokens):
+                pass
+    return {"pss_bytes": watch.peak(), "device_bytes": watch.device_bytes, "stages": watch.stages()}
+
+
+def _stage(event: Progress, watch: _Watch) -> str:
+    """The stage that begins with this report: weights, then the drafter's, then what is opened on them."""
+    if not event.what.startswith("loading "):
+        return "program"
+    name = event.what.removeprefix("loading ")
+    watch.models.setdefault(name, len(watch.models))
+    if event.done >= 1:
+        return "caches and buffers"
+    return "weights" if watch.models[name] == 0 else "drafter"
+
+
+@dataclass
+class _Watch:
+    """Samples one process's memory from a thread; enter() says what it is doing from then on."""
+
+    pid: int
+    device_bytes: int | None = None
+    models: dict[str, int] = field(default_factory=dict)
+    _peaks: dict[str, int] = field(default_factory=dict)
+    _stage: str = "program"
+    _done: threading.Event = field(default_factory=threading.Event)
+
+    def enter(self, stage: str) -> None:
+        self._look()
+        self._stage = stage
+
+    def __enter__(self) -> _Watch:
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self.device_bytes = _device_bytes(self.pid)
+
+    def _run(self) -> None:
+        while not self._done.wait(EVERY_S):
+            self._look()
+
+    def _look(self) -> None:
+        with contextlib.suppress(psutil.Error):
+            pss = _pss(psutil.Process(self.pid))
+            self._peaks[self._stage] = max(self._peaks.get(self._stage, 0), pss)
+
+    def peak(self) -> int:
+        return max(self._peaks.values(), default=0)
+
+    def stages(self) -> list[dict[str, Any]]:
+        """Increments of the running peak, in the order of the stages; they add up to the peak."""
+        found, before = [], 0
+        for what, peak in self._peaks.items():
+            found.append({"what": what, "bytes": max(peak - before, 0)})
+            before = max(before, peak)
+        return found
+
+
+def _pss(process: psutil.Process) -> int:
+    """Bytes; where the system knows no PSS, the unique set, else the resident one."""
+    try:
+        full = process.memory_full_info()
+    except (psutil.AccessDenied, NotImplementedError, AttributeError):
+        return int(process.memory_info().rss)
+    return int(getattr(full, "pss", 0) or getattr(full, "uss", 0) or full.rss)
+
+
+def _device_bytes(pid: int) -> int | None:
+    """What the process holds on NVIDIA devices, as the driver says; None where there is none to ask."""
+    command = ["nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    rows = [line.split(",") for line in said.splitlines() if line.count(",") == 1]
+    found = [int(mib) for owner, mib in rows if owner.strip() == str(pid) and mib.strip().isdigit()]
+    return sum(found) << 20 if found else None

@@ -1,0 +1,102 @@
+"""`edgespec bench`: methods side by side on prompts by category, as a table or as one JSON object, with plots."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgespec.cli import INTERRUPTED, screen
+from edgespec.cli import options as o
+from edgespec.errors import BadSetting
+from edgespec.types import Sampling
+
+if TYPE_CHECKING:
+    from edgespec.bench.run import Asked
+
+_DEFAULT = Sampling()
+_METHODS = "plain, auto, or NAME[:chain|:tree][@ROWS], with commas; chain and tree alone: the draft model's"
+
+
+def bench(
+    model: o.Model = None,
+    draft: o.Draft = None,
+    methods: Annotated[str, typer.Option("--methods", help=_METHODS)] = "plain,chain,tree",
+    prompts: Annotated[Path | None, typer.Option("--prompts", help="a .jsonl file (default: eight of our own)")] = None,
+    replay: Annotated[
+        Path | None, typer.Option("--replay", help="a .jsonl file with answers: verify along its text at real cost")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="only so many prompts, categories in turn")
+    ] = None,
+    repeat: Annotated[int, typer.Option("--repeat", min=1, help="answer every prompt so many times")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")] = False,
+    plot: Annotated[Path | None, typer.Option("--plot", help="draw the result into FILE.svg or FILE.png")] = None,
+    nodes: o.Nodes = None,
+    depth: o.Depth = None,
+    context: o.Context = None,
+    kv: o.Kv = "f16",
+    exact: o.Exact = False,
+    threads: o.Threads = None,
+    max_tokens: o.MaxTokens = 128,
+    temperature: o.Temperature = 0.0,
+    top_k: o.TopK = _DEFAULT.top_k,
+    top_p: o.TopP = _DEFAULT.top_p,
+    min_p: o.MinP = _DEFAULT.min_p,
+    repeat_penalty: o.RepeatPenalty = _DEFAULT.repeat_penalty,
+    seed: o.Seed = 0,
+) -> int:
+    """Measure methods side by side: speed, acceptance, memory, and what would be possible at most."""
+    from edgespec.bench import plots
+    from edgespec.bench.methods import parse_methods
+    from edgespec.bench.questions import BUNDLED, read_questions, spread
+    from edgespec.bench.run import Asked
+
+    if prompts and replay:
+        raise BadSetting("--prompts and --replay both name what is asked; leave one of them out")
+    if plot:
+        plots.check(plot)
+    base = o.settings(model, draft, "auto", "auto", nodes, depth, context, kv, exact, threads)
+    file = replay or prompts or BUNDLED
+    asked = Asked(
+        methods=parse_methods(methods, base),
+        questions=spread(read_questions(file, recorded=replay is not None), limit),
+        prompts=file.name,
+        replayed=replay is not None,
+        sampling=o.sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens),
+        max_tokens=max_tokens,
+        n_repeats=repeat,
+    )
+    result = _measured(asked)
+    if plot:
+        plots.draw(result, plot)
+    if as_json:
+        print(json.dumps(result))
+    else:
+        from edgespec.bench.tables import show
+
+        show(result)
+    return _ending(result)
+
+
+def _measured(asked: Asked) -> dict[str, Any]:
+    """The result, with a bar on a terminal; the first Ctrl-C ends the run and keeps what it has."""
+    from edgespec.bench.run import run
+
+    stopped: list[bool] = []
+    with screen.Bar() as bar, screen.Interrupts(lambda: stopped.append(True)):
+        return run(asked, bar.show, lambda: bool(stopped))
+
+
+def _ending(result: dict[str, Any]) -> int:
+    """Say what failed and what was left out; the exit code."""
+    for failure in result["failures"]:
+        where = f"prompt {failure['question']}" + (f", turn {failure['turn'] + 1}" if failure["turn"] else "")
+        print(f"edgespec: {failure['method']} failed on {where}: {failure['error']}", file=sys.stderr)
+    if result["stopped"]:
+        print("edgespec: stopped; the figures are of what was measured until then", file=sys.stderr)
+        return INTERRUPTED
+    return 1 if result["failures"] else 0
