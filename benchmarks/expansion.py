@@ -11,88 +11,27 @@
 - Four bits: rounding once would change what the model says. There the residual holds the source twice
   (n_terms = 2): the first copy meets the rounded weights, the second the rounded rest, and the sum is good to
   about eight bits.
+- Experts: each is the source's ffn with filler of its own, and llama.cpp makes the chosen ones' weights sum to
+  one, so any routing gives the source's output. The router is random, but does not see what all tokens have in
+  common (residual.py), or most would go to the same experts.
+- Added tokens (marker.py): two residual columns hold a constant that tells the head rows of added tokens from
+  those of the source's.
 - Every value that cannot reach the output is random (seeded), with the spread of the source's tensor.
 
-Not covered: biases, scaled rotary positions, separate output heads (the vocabulary and its tied embedding
-stay the source's, so the head is cheaper than the real model's), mixtures of experts (each expert a copy of the
-ffn with its own filler and a random router would do: the chosen experts' weights sum to one).
+Not covered: biases, scaled rotary positions, sources that are mixtures of experts.
 """
 
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
 from gguf.quants import dequantize, quantize
-
-BLOCK = 32  # weights that share one scale in q8_0 and q4_0
-
-
-class ExpansionError(ValueError):
-    """The source or the wanted shape cannot be expanded exactly; the message says what is in the way."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of a dense llama model; head_dim is the width of one head, keys and values alike."""
-
-    n_embd: int
-    n_layer: int
-    n_head: int
-    n_head_kv: int
-    head_dim: int
-    n_ff: int
-
-    @property
-    def n_group(self) -> int:
-        """Query heads that share one KV head."""
-        return self.n_head // self.n_head_kv
-
-
-SHAPES = {
-    "0.5b": Shape(n_embd=896, n_layer=24, n_head=14, n_head_kv=2, head_dim=64, n_ff=4864),  # Qwen2.5-0.5B
-    "1b": Shape(n_embd=2048, n_layer=16, n_head=32, n_head_kv=8, head_dim=64, n_ff=8192),  # Llama-3.2-1B
-    "3b": Shape(n_embd=3072, n_layer=28, n_head=24, n_head_kv=8, head_dim=128, n_ff=8192),  # Llama-3.2-3B
-    "8b": Shape(n_embd=4096, n_layer=32, n_head=32, n_head_kv=8, head_dim=128, n_ff=14336),  # Llama-3.1-8B
-}
-
-
-@dataclass(frozen=True)
-class Precision:
-    """How a file stores its matrices (norms: always f32); file_type is llama.cpp's number for the mixture."""
-
-    matrix: Kind
-    embedding: Kind
-    file_type: int
-    n_terms: int
-
-
-PRECISIONS = {
-    "f32": Precision(Kind.F32, Kind.F32, file_type=0, n_terms=1),
-    "f16": Precision(Kind.F16, Kind.F16, file_type=1, n_terms=1),
-    "q8_0": Precision(Kind.Q8_0, Kind.Q8_0, file_type=7, n_terms=1),
-    # llama.cpp's own q4_0 files keep tied embeddings in q6_K, which gguf-py cannot write
-    "q4_0": Precision(Kind.Q4_0, Kind.Q8_0, file_type=2, n_terms=2),
-}
-
-
-def tensor_sizes(shape: Shape, n_vocab: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yields name and size, [n_out, n_in] or [n], of each tensor of a tied dense llama, in file order."""
-    n_query, n_kv = shape.n_head * shape.head_dim, shape.n_head_kv * shape.head_dim
-    yield "token_embd.weight", (n_vocab, shape.n_embd)
-    yield "output_norm.weight", (shape.n_embd,)
-    for i in range(shape.n_layer):
-        yield f"blk.{i}.attn_norm.weight", (shape.n_embd,)
-        yield f"blk.{i}.ffn_norm.weight", (shape.n_embd,)
-        yield f"blk.{i}.attn_q.weight", (n_query, shape.n_embd)
-        yield f"blk.{i}.attn_k.weight", (n_kv, shape.n_embd)
-        yield f"blk.{i}.attn_v.weight", (n_kv, shape.n_embd)
-        yield f"blk.{i}.attn_output.weight", (shape.n_embd, n_query)
-        yield f"blk.{i}.ffn_gate.weight", (shape.n_ff, shape.n_embd)
-        yield f"blk.{i}.ffn_up.weight", (shape.n_ff, shape.n_embd)
-        yield f"blk.{i}.ffn_down.weight", (shape.n_embd, shape.n_ff)
+from marker import Marker
+from residual import Mean
+from shapes import BLOCK, ExpansionError, Precision, Shape, tensor_sizes
 
 
 @dataclass(frozen=True)
@@ -108,12 +47,15 @@ class Places:
     mixed: np.ndarray  # inputs of attn_output: what each query head made of the values
 
 
-def place(source: Shape, target: Shape, n_terms: int) -> Places:
-    """Returns where the source goes in the target; raises ExpansionError where something does not fit."""
+def place(source: Shape, target: Shape, n_terms: int, n_reserved: int = 0) -> Places:
+    """Returns where the source goes in the target; raises ExpansionError where something does not fit.
+
+    n_reserved columns of the residual are kept free at its end.
+    """
     if target.n_head % target.n_head_kv:
         raise ExpansionError(f"{target.n_head} heads do not divide into {target.n_head_kv} KV groups")
     n_copies = math.ceil(n_terms * source.n_group / target.n_group)  # of a KV head, to serve its query heads
-    check_fit(source, target, n_terms, n_copies)
+    check_fit(source, target, n_terms, n_copies, n_reserved)
 
     ratio, within = target.head_dim // source.head_dim, np.arange(source.head_dim)
     rotary = within // 2 * 2 * ratio + within % 2
@@ -138,10 +80,10 @@ def place(source: Shape, target: Shape, n_terms: int) -> Places:
     )
 
 
-def check_fit(source: Shape, target: Shape, n_terms: int, n_copies: int) -> None:
+def check_fit(source: Shape, target: Shape, n_terms: int, n_copies: int, n_reserved: int) -> None:
     """Raises ExpansionError, with both numbers, for the first size that cannot hold the source."""
     needs = {
-        "n_embd": n_terms * source.n_embd,
+        "n_embd": n_terms * source.n_embd + n_reserved,
         "n_layer": source.n_layer,
         "n_head_kv": n_copies * source.n_head_kv,
         "n_ff": n_terms * source.n_ff,
@@ -154,7 +96,11 @@ def check_fit(source: Shape, target: Shape, n_terms: int, n_copies: int) -> None
 
 
 class Expansion:
-    """One expanded model, made tensor by tensor; weight(name) gives the source's tensors as float32."""
+    """One expanded model, made tensor by tensor; weight(name) gives the source's tensors as float32.
+
+    A marker is needed where tensors of the vocabulary are asked for with more rows than the source's, and
+    residual.means of the source where the target has experts.
+    """
 
     def __init__(
         self,
@@ -163,10 +109,13 @@ class Expansion:
         target: Shape,
         precision: Precision,
         seed: int = 0,
+        marker: Marker | None = None,
+        means: Sequence[Mean] = (),
     ) -> None:
         self.source, self.target, self.precision = source, target, precision
-        self.weight, self.seed = weight, seed
-        self.places = place(source, target, precision.n_terms)
+        self.weight, self.seed, self.marker = weight, seed, marker
+        self.means = means
+        self.places = place(source, target, precision.n_terms, BLOCK if marker else 0)
         self.shrink = precision.n_terms * source.n_embd / target.n_embd  # of the residual's mean square
         if precision.matrix in (Kind.Q8_0, Kind.Q4_0):
             lengths = {size[-1] for shape in (source, target) for _, size in tensor_sizes(shape, BLOCK)}
@@ -178,16 +127,26 @@ class Expansion:
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
         if name == "token_embd.weight":
             return self.embedding(size)
+        if name == "output.weight":
+            return self.head(size, rng)
         if name == "output_norm.weight":
             out = self.norm(self.weight(name), self.places.embd, rng)
             out[self.places.embd[1:]] = 0  # the tied head would count every copy
+            if self.marker:
+                self.marker.into_output_norm(out)
             return out
         _, layer, role, _ = name.split(".")
         real = int(layer) in self.places.layer
         like = self.places.layer.index(int(layer)) if real else int(layer) % self.source.n_layer
+        role = role.removesuffix("_exps")
+        if role == "ffn_gate_inp":
+            return self.router(int(layer), self.weight(f"blk.{like}.ffn_norm.weight"), size, rng)
         weight = self.weight(f"blk.{like}.{role}.weight")
         if role in ("attn_norm", "ffn_norm"):
-            return self.norm(weight, self.places.embd if real else self.places.embd[:0], rng)
+            out = self.norm(weight, self.places.embd if real else self.places.embd[:0], rng)
+            if self.marker:
+                self.marker.out_of_norm(out)
+            return out
         out = self.filler(role, weight, size, rng)
         if real:
             self.lay(role, weight, out)
@@ -195,10 +154,33 @@ class Expansion:
 
     def embedding(self, size: tuple[int, ...]) -> np.ndarray:
         """Returns the embedding, in every copy of the residual; the rest is zero and has to be."""
-        table = np.zeros(size, np.float32)
+        table, weight = np.zeros(size, np.float32), self.weight("token_embd.weight")
+        like = np.arange(len(table)) % len(weight)  # an added token repeats a source's
         for columns in self.places.embd:
-            table[:, columns] = self.weight("token_embd.weight")
+            table[:, columns] = weight[like]
+        if self.marker:
+            self.marker.into_embedding(table, len(weight), self.source.tied)
         return table
+
+    def head(self, size: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+        """Returns the head of an untied model: its columns for what is no first copy meet zeros and are random."""
+        weight = self.weight("output.weight")
+        table = self.filler("output", weight, size, rng)
+        table[:, self.places.embd[0]] = weight[np.arange(len(table)) % len(weight)]
+        if self.marker:
+            self.marker.into_head(table, len(weight))
+        return table
+
+    def router(self, layer: int, norm: np.ndarray, size: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+        """Returns a random router for a layer with that norm weight: logits spread by about one, around zero."""
+        out = rng.standard_normal(size, np.float32)
+        out /= np.linalg.norm(norm) * math.sqrt(self.precision.n_terms)
+        last = sum(place <= layer for place in self.places.layer) - 1  # the last of the source's layers so far
+        mean = self.means[last].before_ffn if layer in self.places.layer else self.means[last].after_layer
+        common = mean * norm
+        for columns in self.places.embd:
+            out[:, columns] -= np.outer(out[:, columns] @ common, common) / (common @ common)
+        return out
 
     def norm(self, weight: np.ndarray, copies: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Returns a norm weight: the source's, scaled, at the copies and random elsewhere."""
@@ -216,7 +198,7 @@ class Expansion:
         return out
 
     def lay(self, role: str, weight: np.ndarray, out: np.ndarray) -> None:
-        """Lays a source matrix over the filler; every output copy reads term i from input copy i."""
+        """Lays a source matrix over the filler, in every expert; every output copy reads term i from input copy i."""
         places = self.places
         rows, columns = {
             "attn_q": (places.query, places.embd),
@@ -235,7 +217,7 @@ class Expansion:
             out[np.ix_(np.setdiff1d(dims, rows), columns.ravel())] = 0
         for term, into in zip(split(weight, self.precision), columns, strict=True):
             for row in rows:
-                out[np.ix_(row, into)] = term
+                out[(..., *np.ix_(row, into))] = term
 
 
 def split(weight: np.ndarray, precision: Precision) -> list[np.ndarray]:

@@ -1,14 +1,11 @@
 """What benchmarks/expand.py promises: the bigger file says what the small one says."""
 
 import dataclasses
-import functools
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import gguf
-import llama_cpp
 import numpy as np
 import pytest
 from gguf.quants import dequantize
@@ -16,97 +13,27 @@ from gguf.quants import dequantize
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import expand
-from expansion import PRECISIONS, SHAPES, Expansion, ExpansionError, Shape, tensor_sizes
+from expansion import Expansion
+from shapes import PRECISIONS, SHAPES, ExpansionError, Shape, tensor_sizes
 
-ROOT = Path(__file__).parents[2]
-DEMO = ROOT / "edgespec" / "demo" / "demo.gguf"
-N_TOKENS = 500
-OWN = Shape(n_embd=384, n_layer=6, n_head=6, n_head_kv=2, head_dim=64, n_ff=1024)
-WIDER = Shape(n_embd=512, n_layer=8, n_head=16, n_head_kv=4, head_dim=64, n_ff=1280)
+from tests.benchmarks.expanded import (
+    DEMO,
+    OWN,
+    WIDER,
+    Make,
+    assert_same_but_for_rounding,
+    divergence,
+    logits,
+)
+
 BIGGER_HEADS = Shape(n_embd=512, n_layer=8, n_head=8, n_head_kv=4, head_dim=128, n_ff=1280)
 TWICE_AS_WIDE = Shape(n_embd=768, n_layer=6, n_head=12, n_head_kv=2, head_dim=64, n_ff=2048)
-Make = Callable[..., Path]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quiet_runtime():
-    @llama_cpp.llama_log_callback
-    def silent(_level: int, _text: bytes, _data: object) -> None:
-        return None
-
-    llama_cpp.llama_log_set(silent, None)
-    llama_cpp.llama_backend_init()
-    yield
-    llama_cpp.llama_log_set(llama_cpp.llama_log_callback(0), None)
-
-
-@pytest.fixture(scope="module")
-def make(tmp_path_factory) -> Make:
-    @functools.cache
-    def expanded(shape: Shape, kind: str, n_terms: int | None = None) -> Path:
-        out = tmp_path_factory.mktemp("expanded") / "model.gguf"
-        precision = dataclasses.replace(PRECISIONS[kind], n_terms=n_terms or PRECISIONS[kind].n_terms)
-        expand.expand(DEMO, shape, precision, out)
-        return out
-
-    return expanded
 
 
 @pytest.fixture(scope="module")
 def exact(make: Make) -> np.ndarray:
     """Logits of the demo with nothing but its weights rewritten in f32."""
     return logits(make(OWN, "f32"))
-
-
-def logits(path: Path, n_batch: int = 125) -> np.ndarray:
-    """Returns the logits [N_TOKENS, n_vocab] over the development prompts; f32 KV, no flash attention."""
-    model = llama_cpp.llama_model_load_from_file(str(path).encode(), safe_model_params())
-    assert model, f"{path} does not load"
-    params = llama_cpp.llama_context_default_params()
-    params.n_ctx, params.n_batch, params.n_ubatch = N_TOKENS, n_batch, n_batch
-    params.n_threads = params.n_threads_batch = 1  # two would spin in wait where cores are shared
-    params.type_k = params.type_v = llama_cpp.GGML_TYPE_F32
-    params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    context = llama_cpp.llama_init_from_model(model, params)
-    tokens = tokenized(llama_cpp.llama_model_get_vocab(model))
-    batch = llama_cpp.llama_batch_init(n_batch, 0, 1)
-    rows = []
-    for start in range(0, N_TOKENS, n_batch):
-        batch.n_tokens = n_batch
-        for i in range(n_batch):
-            batch.token[i], batch.pos[i], batch.logits[i] = tokens[start + i], start + i, True
-            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
-        assert llama_cpp.llama_decode(context, batch) == 0
-        view = np.ctypeslib.as_array(llama_cpp.llama_get_logits(context), (n_batch * 8192,))
-        rows.append(view.reshape(n_batch, 8192).copy())
-    llama_cpp.llama_batch_free(batch)
-    llama_cpp.llama_free(context)
-    llama_cpp.llama_model_free(model)
-    return np.concatenate(rows)
-
-
-def safe_model_params():
-    """Returns load parameters without the kernels that crash on some builds for AMX hosts."""
-    params = llama_cpp.llama_model_default_params()
-    params.use_extra_bufts = False
-    return params
-
-
-def tokenized(vocab) -> list[int]:
-    lines = (ROOT / "benchmarks" / "data" / "prompts_dev.jsonl").read_text().splitlines()
-    turns = [json.loads(line)["turns"][0][:600] for line in lines[::9]]
-    text = "<|bos|>" + "".join(f"<|user|>{turn}<|end|><|assistant|>" for turn in turns)
-    data = text.encode()
-    buffer = (llama_cpp.llama_token * len(data))()
-    n = llama_cpp.llama_tokenize(vocab, data, len(data), buffer, len(data), False, True)
-    assert n >= N_TOKENS
-    return buffer[:N_TOKENS]
-
-
-def divergence(reference: np.ndarray, other: np.ndarray) -> float:
-    """Returns the mean KL divergence in nats per token."""
-    one, two = (x - np.logaddexp.reduce(x, axis=1, keepdims=True) for x in (reference, other))
-    return float((np.exp(one) * (one - two)).sum(axis=1).mean())
 
 
 def test_own_shape_in_f32_is_the_source_itself(make: Make):
@@ -131,7 +58,7 @@ def test_comparison_notices_a_scale_that_is_off_by_a_thousandth(
     """Guards the test above: a bound that nothing can break would prove nothing."""
     norm = Expansion.norm
     monkeypatch.setattr(Expansion, "norm", lambda *arguments: norm(*arguments) * np.float32(1.001))
-    expand.expand(DEMO, WIDER, PRECISIONS["f32"], tmp_path / "out.gguf")
+    expand.expand(expand.Source(DEMO), WIDER, PRECISIONS["f32"], tmp_path / "out.gguf")
     assert np.abs(logits(tmp_path / "out.gguf") - exact).max() > 1e-3
 
 
@@ -178,7 +105,7 @@ def test_a_shape_that_cannot_hold_the_source_is_refused(tmp_path: Path, changes:
     """A silent truncation would still load; four groups of one head have no room for two groups of three."""
     with pytest.raises(ExpansionError, match=sentence):
         shape = dataclasses.replace(WIDER, **changes)
-        expand.expand(DEMO, shape, PRECISIONS["f32"], tmp_path / "out.gguf")
+        expand.expand(expand.Source(DEMO), shape, PRECISIONS["f32"], tmp_path / "out.gguf")
     assert not list(tmp_path.iterdir())
 
 
@@ -190,7 +117,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch):
 
     monkeypatch.setattr(Expansion, "tensor", broken)
     with pytest.raises(OSError, match="disk full"):
-        expand.expand(DEMO, WIDER, PRECISIONS["f16"], tmp_path / "out.gguf")
+        expand.expand(expand.Source(DEMO), WIDER, PRECISIONS["f16"], tmp_path / "out.gguf")
     assert not list(tmp_path.iterdir())
 
 
@@ -198,6 +125,29 @@ def test_command_line_explains_a_bad_source_in_one_sentence(tmp_path: Path, caps
     (tmp_path / "notes.gguf").write_text("not a model")
     assert expand.main([str(tmp_path / "notes.gguf"), "-o", str(tmp_path / "out.gguf")]) == 1
     assert capsys.readouterr().err.startswith("error: cannot read")
+
+
+def write_untied(path: Path) -> None:
+    """Writes the demo in f32 with a head of its own, which is not its embedding."""
+    source = expand.Source(DEMO)
+    writer = gguf.GGUFWriter(path, "llama")
+    expand.add_metadata(writer, source, {"general.file_type": (0, gguf.GGUFValueType.UINT32)})
+    for name in source.tensors:
+        writer.add_tensor(name, source.weight(name))
+    rolled = np.roll(source.weight("token_embd.weight"), 5, axis=0)
+    writer.add_tensor("output.weight", rolled * np.linspace(0.5, 1.5, len(rolled), dtype=np.float32)[:, None])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_head_of_its_own_stays_the_head(make: Make, tmp_path: Path):
+    """Fails if the embedding is taken for the head, or the filler of the head's other columns meets a value."""
+    write_untied(tmp_path / "untied.gguf")
+    wide = logits(make(WIDER, "f32", source=tmp_path / "untied.gguf", n_vocab=9000))
+    assert np.abs(wide[:, :8192] - logits(tmp_path / "untied.gguf")).max() <= 1e-4
+    assert (wide[:, :8192].max(axis=1) - wide[:, 8192:].max(axis=1)).min() > 50
 
 
 def test_command_line_prints_one_json_object(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
@@ -222,11 +172,3 @@ def test_other_shapes_say_what_the_demo_says(make: Make, exact: np.ndarray, name
     """Widths of the real models, with seven layers to save time and disk; 3b and 8b have doubled heads."""
     shape = dataclasses.replace(SHAPES[name], n_layer=7)
     assert_same_but_for_rounding(exact, logits(make(shape, "q8_0")))
-
-
-def assert_same_but_for_rounding(exact: np.ndarray, other: np.ndarray) -> None:
-    assert divergence(exact, other) < 1e-3
-    chosen = other.argmax(axis=1)
-    lost = exact.max(axis=1) - exact[np.arange(len(exact)), chosen]
-    assert lost.max() < 0.15
-    assert (chosen == exact.argmax(axis=1)).mean() > 0.97

@@ -1,0 +1,47 @@
+"""Files that the tests of benchmarks/expand.py make once a module, in a llama.cpp that does not talk."""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import llama_cpp
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import expand
+from shapes import PRECISIONS, Shape
+
+from tests.benchmarks.expanded import DEMO, Make
+
+
+@pytest.fixture(scope="module")
+def quiet_runtime() -> Iterator[None]:
+    @llama_cpp.llama_log_callback
+    def silent(_level: int, _text: bytes, _data: object) -> None:
+        return None
+
+    llama_cpp.llama_log_set(silent, None)
+    llama_cpp.llama_backend_init()
+    yield
+    llama_cpp.llama_log_set(llama_cpp.llama_log_callback(0), None)
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory, quiet_runtime: None) -> Iterator[Make]:
+    made: list[Path] = []
+
+    @functools.cache
+    def expanded(
+        shape: Shape, kind: str, n_terms: int | None = None, source: Path = DEMO, n_vocab: int | None = None
+    ) -> Path:
+        made.append(tmp_path_factory.mktemp("expanded") / "model.gguf")
+        precision = dataclasses.replace(PRECISIONS[kind], n_terms=n_terms or PRECISIONS[kind].n_terms)
+        expand.expand(expand.Source(source), shape, precision, made[-1], n_vocab=n_vocab)
+        return made[-1]
+
+    yield expanded
+    for path in made:
+        path.unlink()
