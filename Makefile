@@ -6,10 +6,10 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test lossless bench llama-server lint setup setup-dev clean
+.PHONY: help chat test lossless bench peers models-1b pack-gpu bench-gpu llama-server lint setup setup-dev clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 	@echo 'Arguments: make chat ARGS="-m model.gguf"; another Python: make PYTHON=python3.12 setup'
 
 chat: setup  ## chat with the bundled demo model
@@ -21,18 +21,34 @@ test: setup-dev  ## run the tests
 lossless: setup-dev  ## the whole lossless sweep (about 10 minutes), recorded in benchmarks/results/lossless.json
 	@$(BIN)/python benchmarks/lossless.py
 
-bench: setup-dev  ## the benchmarks behind README's figures (about half an hour on an idle machine)
+models-1b: setup-dev
 	@mkdir -p .cache/models
 	@for type in f16 q4_0; do \
 	  test -e .cache/models/demo-1b-$$type.gguf || \
 	  $(BIN)/python benchmarks/expand.py edgespec/demo/demo.gguf --shape 1b --type $$type \
 	    -o .cache/models/demo-1b-$$type.gguf || exit 1; \
+	done
+
+peers: models-1b  ## edgespec beside llama-server and llama_cpp.Llama: README's tables (about 50 minutes, idle machine)
+	-@$(MAKE) --no-print-directory llama-server
+	@status=0; for type in f16 q4_0; do \
+	  $(BIN)/python benchmarks/peers.py .cache/models/demo-1b-$$type.gguf --name 1b-$$type || status=1; \
+	  $(BIN)/python benchmarks/peers_ttft.py .cache/models/demo-1b-$$type.gguf --name 1b-$$type || status=1; \
+	done; $(BIN)/python benchmarks/readme_table.py && exit $$status
+
+pack-gpu: setup-dev  ## pack .gpu/ for `make bench-gpu` on a machine without network
+	@tools/pack_gpu.sh
+
+bench-gpu:  ## the tables for 1B and 8B shapes on a GPU (benchmarks/gpu.sh says what it needs)
+	@benchmarks/gpu.sh $(ARGS)
+
+bench: models-1b  ## the other benchmarks (about half an hour on an idle machine)
+	@for type in f16 q4_0; do \
 	  $(BIN)/python benchmarks/speculation.py .cache/models/demo-1b-$$type.gguf --name 1b-$$type || exit 1; \
 	done
 	@$(BIN)/python benchmarks/engine_time.py
 	@$(BIN)/python benchmarks/growth.py
 	@$(BIN)/python benchmarks/exact_cost.py .cache/models/demo-1b-f16.gguf
-	@$(BIN)/python benchmarks/readme_table.py
 
 llama-server: setup-dev  ## build llama.cpp's own server to measure against (5 minutes), and print where it is
 	@$(PYTHON) tools/llama_server.py

@@ -1,7 +1,6 @@
 """Those who answer in a peers run, all alike from outside: token ids in, tokens and their times out.
 
-Decoding is timed from the first tokens to the last. Every contender keeps its prompt cache between answers; time to
-first token has a script of its own (peers_ttft.py).
+Prompts are cold. Decoding is timed from the first tokens to the last, as serving benchmarks do.
 """
 
 from __future__ import annotations
@@ -29,13 +28,14 @@ ENV = {"GOMP_SPINCOUNT": "3000"}
 
 @dataclass(frozen=True)
 class Run:
-    """One answer: n_timed of its tokens came after the first ones, in decode_ms and n_passes (None: not known).
+    """One answer to a cold prompt, as its reader sees it.
 
-    split  milliseconds of target, draft and the rest, where the contender tells them
+    decode_ms  from the first tokens to the last, in n_passes (None: not known)
+    split      milliseconds of target, draft and the rest in that time, where the contender tells them
     """
 
     tokens: tuple[int, ...]
-    n_timed: int
+    ttft_ms: float
     decode_ms: float
     n_passes: int | None
     split: tuple[float, float, float] | None = None
@@ -53,10 +53,11 @@ class Ours:
 
     def answer(self, prompt: Sequence[int], n_tokens: int, temperature: float, seed: int) -> Run:
         self._bench.use(self._method)
+        self._bench.assistant.engine.forget()
         sampling = Sampling(temperature=temperature, seed=seed)
         events = self._bench.assistant.engine.generate(prompt, sampling, n_tokens, end_ids=self._bench.target.end_ids)
         steps: list[Step] = []
-        first = end = 0.0
+        start, first, end = time.perf_counter(), 0.0, 0.0
         for event in events:
             if isinstance(event, Step):
                 steps.append(event)
@@ -65,8 +66,7 @@ class Ours:
         ms, rest = 1e3 * (end - first), steps[1:]
         target, draft = sum(s.target_ms for s in rest), sum(s.draft_ms for s in rest)
         tokens = tuple(t for s in steps for t in s.tokens)
-        n_timed = len(tokens) - len(steps[0].tokens)
-        return Run(tokens, n_timed, ms, len(rest), (target, draft, ms - target - draft))
+        return Run(tokens, 1e3 * (first - start), ms, len(rest), (target, draft, ms - target - draft))
 
 
 class Peer:
@@ -76,9 +76,9 @@ class Peer:
         self._server = server
 
     def answer(self, prompt: Sequence[int], n_tokens: int, temperature: float, seed: int) -> Run:
-        reply = self._server.complete(prompt, n_tokens, temperature, seed, cache_prompt=True)
-        n_timed = reply.predicted_n - 1
-        return Run(reply.tokens, n_timed, reply.predicted_ms, n_timed - reply.draft_n_accepted)
+        reply = self._server.complete(prompt, n_tokens, temperature, seed)
+        n_passes = reply.predicted_n - 1 - reply.draft_n_accepted
+        return Run(reply.tokens, reply.prompt_ms, reply.predicted_ms, n_passes)
 
 
 class Library:
@@ -90,7 +90,8 @@ class Library:
     def answer(self, prompt: Sequence[int], n_tokens: int, temperature: float, seed: int) -> Run:
         self._llama.set_seed(seed)
         tokens: list[int] = []
-        first = end = 0.0
+        self._llama.reset()
+        start, first, end = time.perf_counter(), 0.0, 0.0
         settings = {"top_k": 40, "top_p": 0.95, "min_p": 0.05, "temp": temperature, "repeat_penalty": 1.0}
         for token in self._llama.generate(list(prompt), **settings):
             tokens.append(token)
@@ -98,7 +99,7 @@ class Library:
             first = first or end
             if len(tokens) >= n_tokens or token == self._llama.token_eos():
                 break
-        return Run(tuple(tokens), len(tokens) - 1, 1e3 * (end - first), None)
+        return Run(tuple(tokens), 1e3 * (first - start), 1e3 * (end - first), None)
 
 
 def server_settings(spec: str) -> list[str]:

@@ -11,7 +11,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -67,12 +67,18 @@ def meet(
 
 
 def rate(run: Run) -> float:
-    return run.n_timed / run.decode_ms if run.decode_ms > 0 else 0.0
+    """Tokens a millisecond after the first; 0 where all came at once."""
+    return (len(run.tokens) - 1) / run.decode_ms if run.decode_ms > 0 else 0.0
 
 
-def ratio(runs: Sequence[Run], others: Sequence[Run]) -> dict[str, float] | None:
-    """Tokens a second over the others', over the prompts where both went on after the first tokens."""
-    pairs = [(rate(a), rate(b)) for a, b in zip(runs, others, strict=True)]
+def whole(run: Run) -> float:
+    """Tokens a millisecond of the whole answer, cold prompt and all."""
+    return len(run.tokens) / (run.ttft_ms + run.decode_ms)
+
+
+def ratio(runs: Sequence[Run], others: Sequence[Run], of: Callable[[Run], float] = rate) -> dict[str, float] | None:
+    """Tokens a second over the others', over the prompts where both have such a rate."""
+    pairs = [(of(a), of(b)) for a, b in zip(runs, others, strict=True)]
     kept = [a / b for a, b in pairs if a and b]
     return paired_median(kept) if kept else None
 
@@ -84,7 +90,7 @@ def lines(answers: Answers, t: float) -> dict[str, Any]:
 
 def _line(answers: Answers, name: str, t: float) -> dict[str, Any]:
     runs = answers[name]
-    n, ms = sum(r.n_timed for r in runs), sum(r.decode_ms for r in runs)
+    n, ms = sum(len(r.tokens) - 1 for r in runs if r.decode_ms > 0), sum(r.decode_ms for r in runs)
     passes = [r.n_passes for r in runs]
     n_passes = sum(p for p in passes if p is not None) if None not in passes else None
     splits = [r.split for r in runs if r.split]
@@ -93,11 +99,13 @@ def _line(answers: Answers, name: str, t: float) -> dict[str, Any]:
         "tokens_per_second": 1e3 * n / ms if ms else None,
         "over_llama_server_plain": ratio(runs, answers[PLAIN]) if PLAIN in answers else None,
         "over_edgespec_plain": ratio(runs, answers[OUR_PLAIN]),
+        "whole_answer_over_edgespec_plain": ratio(runs, answers[OUR_PLAIN], whole),
+        "ttft_ms": float(np.median([r.ttft_ms for r in runs])),
         "tokens_per_pass": n / n_passes if n_passes else None,
         "ms_per_pass": ms / n_passes if n_passes else None,
         "split_of_time": (np.sum(splits, axis=0) / ms).round(4).tolist() if splits else None,
         "same_text_as_plain": f"{sum(same)} of {len(same)}" if t == 0 else None,
-        "raw": [[r.n_timed, round(r.decode_ms, 1), r.n_passes] for r in runs],
+        "raw": [[len(r.tokens), round(r.ttft_ms, 1), round(r.decode_ms, 1), r.n_passes] for r in runs],
     }
 
 
@@ -113,7 +121,7 @@ def screen(model: Path, server: Path | None, n_prompts: int, n_tokens: int, n_th
             bench, own = stack.enter_context(open_ours(model, methods, n_threads))
             peers = stack.enter_context(open_peers(server, model, ("plain", *HEATS.get(heat, ())), n_threads))
             library = stack.enter_context(open_library(model, n_threads)) if heat == "llama_cpp.Llama" else {}
-            prompts = dev_prompts(bench.target, n_prompts, longest=110)
+            prompts = dev_prompts(bench.target, n_prompts, longest=80)
             found[heat] = _held({**own, **peers, **library}, prompts, n_tokens)
     return found
 
@@ -169,12 +177,16 @@ def _verdict(
     rows = lines(answers, t)
     _print_table(rows, f"final, temperature {t}")
     mine, theirs = best(screened, "edgespec", t), best(screened, "llama-server", t)
-    pairs = {f"{a} over {b}": ratio(answers[a], answers[b]) for a, b in IDENTICAL.items() if b in answers}
-    against = ratio(answers[mine], answers[theirs]) if mine and theirs else None
+    pairs = {f"{a} over {b}": _both(answers, a, b) for a, b in IDENTICAL.items() if b in answers}
+    against = _both(answers, mine, theirs) if mine and theirs else None
     told = {"identical": pairs, "best_edgespec": mine, "best_llama_server": theirs, "best_over_best": against}
     print(json.dumps(told), file=sys.stderr)
     said = sum(said for said, _ in found)
     return {**told, "rows": rows, "share_cut_as_loops": 1 - sum(kept for _, kept in found) / said}
+
+
+def _both(answers: Answers, a: str, b: str) -> dict[str, Any]:
+    return {"decoding": ratio(answers[a], answers[b]), "whole_answer": ratio(answers[a], answers[b], whole)}
 
 
 def _print_table(rows: dict[str, Any], title: str) -> None:
@@ -193,9 +205,9 @@ def main() -> int:
     parser.add_argument(
         "--server", type=Path, help="a llama-server to use (default: the one `make llama-server` built)"
     )
-    parser.add_argument("--screen-prompts", type=int, default=5)
-    parser.add_argument("--screen-tokens", type=int, default=24)
-    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--screen-prompts", type=int, default=4)
+    parser.add_argument("--screen-tokens", type=int, default=32)
+    parser.add_argument("--prompts", type=int, default=12)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()

@@ -1,6 +1,7 @@
-"""Writes README's table of measured figures from results/*.json, so that the two cannot disagree (a test reads it).
+"""Writes README's tables of measured figures from results/*.json, so that the two cannot disagree (a test reads them).
 
-`python benchmarks/readme_table.py` rewrites the table in place.
+`python benchmarks/readme_table.py` rewrites the tables in place. A row names the result it comes from, and the result
+holds the command.
 """
 
 from __future__ import annotations
@@ -10,48 +11,85 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- measured: benchmarks/readme_table.py writes this -->", "<!-- /measured -->"
-RUNS = {"f16": "bound by bandwidth, as 4-bit weights are on a GPU", "q4_0": "bound by arithmetic on two cores"}
+KINDS = {"f16": "f16", "q4_0": "Q4_0"}
 
 
 def load(name: str) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
     return result
 
 
 def table() -> str:
+    return "\n".join([*_speed(), "", *_first_token()])
+
+
+def _speed() -> list[str]:
     lines = [
-        "| 1B shape, 2 cores | temperature | plain | best chain | best tree |",
-        "| --- | --- | --- | --- | --- |",
+        "| 1B shape, 2 cores | temperature | plain decoding | edgespec, best fixed setting | llama-server, "
+        "best setting | edgespec over llama-server | command |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for kind, why in RUNS.items():
-        for temperature, methods in load(f"speculation-1b-{kind}")["results"].items():
-            cells = [f"{kind} ({why})", temperature, f"{methods['plain']['tokens_per_second']:.1f} tokens/s"]
-            cells += [_best(methods, shape) for shape in ("chain", "tree")]
+    for kind, shown in KINDS.items():
+        result = load(f"peers-1b-{kind}")
+        for temperature, final in result["final"].items():
+            rows, mine, theirs = final["rows"], final["best_edgespec"], final["best_llama_server"]
+            cells = [
+                shown,
+                f"{float(temperature):g}",
+                f"{rows['edgespec plain']['tokens_per_second']:.1f} tokens/s",
+                f"{_times(rows[mine]['over_edgespec_plain'])}, {mine.removeprefix('edgespec ')}",
+                f"{_times(rows[theirs]['over_edgespec_plain'])}, {theirs.removeprefix('llama-server ')}",
+                f"**{_range(final['best_over_best']['decoding'])}**",
+                _command(f"peers-1b-{kind}", result),
+            ]
             lines.append("| " + " | ".join(cells) + " |")
-    first = load("speculation-1b-f16")
-    n = first["prompts"]
+    first = load("peers-1b-f16")
     lines += [
         "",
-        f"Ratios to plain decoding, paired over {n} prompts in one run, with 95 % intervals, "
-        f"on {first['machine']['cpu']}:",
-        "the demo pair's real acceptance at a 1B model's real cost. Each row is",
-        "`python benchmarks/speculation.py` on a model made by `python benchmarks/expand.py`; raw figures:",
-        "[results](benchmarks/results).",
+        f"Best of each side as a screening found it, then met on {first['prompts']} other prompts of up to "
+        f"{first['tokens']} tokens, answered in turn; medians of ratios paired by prompt,",
+        f"with 95 % intervals, on {first['machine']['cpu']}. A 1B model's real cost, the demo pair's real acceptance; "
+        "f16 weights on two cores are bound by bandwidth, as 4-bit",
+        "weights are on a GPU, Q4_0 by arithmetic. What each figure is made of: [docs/bench.md](docs/bench.md).",
     ]
-    return "\n".join(lines)
+    return lines
 
 
-def _best(methods: dict[str, Any], shape: str) -> str:
-    """The best fixed setting of a shape that ranks with the shared noise."""
-    found = {n: m for n, m in methods.items() if n.startswith(shape) and "probability" not in n}
-    name = max(found, key=lambda n: found[n]["ratio_to_plain"]["ratio"])
-    ratio = found[name]["ratio_to_plain"]
-    return f"**{ratio['ratio']:.2f}x** ({ratio['low']:.2f} to {ratio['high']:.2f}, {name.split()[1]} rows)"
+def _first_token() -> list[str]:
+    lines = [
+        "| time to first token, 1B shape | edgespec | llama-server | edgespec over llama-server | command |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for kind, shown in KINDS.items():
+        result = load(f"peers_ttft-1b-{kind}")
+        for name, row in result["results"]["plain"].items():
+            cells = [
+                f"{shown}, {name}",
+                f"{row['edgespec_ms']:.0f} ms",
+                f"{row['llama_server_ms']:.0f} ms",
+                _range(row["over_llama_server"]),
+                _command(f"peers_ttft-1b-{kind}", result),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _command(name: str, result: dict[str, Any]) -> str:
+    return f"[`{' '.join(result['command'].split()[:2])} ...`](benchmarks/results/{name}.json)"
+
+
+def _times(ratio: dict[str, float]) -> str:
+    return f"{ratio['ratio']:.2f}x plain"
+
+
+def _range(ratio: dict[str, float]) -> str:
+    return f"{ratio['ratio']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
 
 
 def rendered(readme: str) -> str:
-    """The README with its table written anew."""
+    """The README with its tables written anew."""
     head, _, rest = readme.partition(BEGIN)
     _, _, tail = rest.partition(END)
     return f"{head}{BEGIN}\n{table()}\n{END}{tail}"

@@ -32,9 +32,10 @@ def paired_ratio(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dict[
 def figures(samples: Sequence[Sample], plain: Sequence[Sample]) -> dict[str, Any]:
     """Figures of one method, and the same by category; plain: the samples it is compared with.
 
-    tokens_per_second counts what came after an answer's first round, as runtimes do; median over repeats, low and high
-    are the extremes. ratio_to_plain is the median over prompts of plain's time a token over this method's, low and high
-    its 95 % interval. A figure that the samples cannot give is None.
+    tokens_per_second is what a reader sees after the first tokens: all tokens but one over the time from first to last,
+    as serving benchmarks and llama.cpp count; median over repeats, low and high are the extremes. ratio_to_plain is the
+    median over prompts of plain's time a token over this method's, low and high its 95 % interval;
+    answer_ratio_to_plain the same of whole answers, cold prompt and all. What samples cannot say is None.
     """
     categories = sorted({s.category for s in samples})
     by_category = {c: _figures([s for s in samples if s.category == c], plain) for c in categories}
@@ -46,8 +47,9 @@ def _figures(samples: Sequence[Sample], plain: Sequence[Sample]) -> dict[str, An
     n_drafted, n_tokens = sum(s.n_drafted for s in samples), sum(s.n_tokens for s in samples)
     decode_ms = sum(s.decode_ms for s in samples)
     target, draft = sum(s.target_ms for s in samples), sum(s.draft_ms for s in samples)
-    ratios = _ratios(samples, plain)
+    ratios = _ratios(samples, plain, _ms_per_token)
     ratio = paired_median(ratios) if ratios else {"ratio": None, "low": None, "high": None}
+    whole = _ratios(samples, plain, lambda s: s.ttft_ms + s.decode_ms)
     return {
         "n_answers": len(samples),
         "n_tokens": n_tokens,
@@ -67,12 +69,13 @@ def _figures(samples: Sequence[Sample], plain: Sequence[Sample]) -> dict[str, An
         "ratio_to_plain_low": ratio["low"],
         "ratio_to_plain_high": ratio["high"],
         "ratio_to_plain_n": len(ratios),
+        "answer_ratio_to_plain": float(np.median(whole)) if whole else None,
     }
 
 
 def _tokens_per_second(samples: Sequence[Sample]) -> float | None:
     seconds = sum(s.decode_ms for s in samples) / 1e3
-    n_tokens = sum(s.n_tokens - s.n_first for s in samples)
+    n_tokens = sum(s.n_tokens - 1 for s in samples if s.n_tokens > s.n_first)
     return n_tokens / seconds if seconds and n_tokens else None
 
 
@@ -88,18 +91,21 @@ def _spread(name: str, values: Sequence[float]) -> dict[str, float | None]:
     return {name: float(np.median(values)), f"{name}_low": min(values), f"{name}_high": max(values)}
 
 
-def _ratios(samples: Iterable[Sample], plain: Iterable[Sample]) -> list[float]:
-    """Plain's time a token over the method's, a prompt each, medians over repeats; prompts that both went on answering
-    after the first round."""
-    own, others = _ms_per_token(samples), _ms_per_token(plain)
+def _ratios(samples: Iterable[Sample], plain: Iterable[Sample], of: Callable[[Sample], float | None]) -> list[float]:
+    """Plain's figure over the method's, a prompt each, medians over repeats, for the prompts where both have one."""
+    own, others = _by_prompt(samples, of), _by_prompt(plain, of)
     return [others[prompt] / own[prompt] for prompt in own if prompt in others]
 
 
-def _ms_per_token(samples: Iterable[Sample]) -> dict[tuple[str, int], float]:
+def _ms_per_token(s: Sample) -> float | None:
+    return s.decode_ms / (s.n_tokens - 1) if s.n_tokens > s.n_first else None
+
+
+def _by_prompt(samples: Iterable[Sample], of: Callable[[Sample], float | None]) -> dict[tuple[str, int], float]:
     found: dict[tuple[str, int], list[float]] = {}
     for s in samples:
-        if s.n_tokens > s.n_first:
-            found.setdefault((s.question, s.turn), []).append(s.decode_ms / (s.n_tokens - s.n_first))
+        if (value := of(s)) is not None:
+            found.setdefault((s.question, s.turn), []).append(value)
     return {prompt: float(np.median(values)) for prompt, values in found.items()}
 
 

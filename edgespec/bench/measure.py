@@ -85,14 +85,17 @@ def n_answers(questions: Sequence[Question], n_methods: int, n_repeats: int) -> 
 
 def measure(
     bench: Workbench,
+    names: Sequence[str],
     questions: Sequence[Question],
     sampling: Sampling,
     max_tokens: int | None,
     n_repeats: int,
     cancelled: Callable[[], bool],
 ) -> Iterator[Event]:
-    """Events as they come; a method that fails on a prompt is a Failure, and the rest goes on. Raises Cancelled."""
-    names = list(bench.choices)
+    """Events as they come; a method that fails on a prompt is a Failure, and the rest goes on. Raises Cancelled.
+
+    names: the methods to take in turn; the bench's "plain" sets the budgets whether it is among them or not.
+    """
     for number, question in enumerate(questions):
         turns: list[Message] = []
         for turn, asked in enumerate(question.turns):

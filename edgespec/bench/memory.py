@@ -62,6 +62,8 @@ class _Watch:
 
     def enter(self, stage: str) -> None:
         self._look()
+        if stage == "drafter":  # what came after the weights was no cache yet
+            self._peaks.pop("caches and buffers", None)
         self._stage = stage
 
     def __enter__(self) -> _Watch:

@@ -96,7 +96,9 @@ def _measured(bench: Workbench, asked: Asked, found: Collected, report: Report, 
         found.card = None
     n_all = n_answers(asked.questions, len(bench.choices), asked.n_repeats)
     n_done = 0
-    for event in measure(bench, asked.questions, asked.sampling, asked.max_tokens, asked.n_repeats, cancelled):
+    names = list(bench.choices)
+    events = measure(bench, names, asked.questions, asked.sampling, asked.max_tokens, asked.n_repeats, cancelled)
+    for event in events:
         found.add(event)
         n_done += isinstance(event, Sample | Cut | Failure)
         name = f" ({event.method}, {event.category})" if isinstance(event, Sample) else ""

@@ -18,7 +18,7 @@ GREEDY = Sampling(temperature=0)
 
 
 def events(bench: Workbench, asked=ASKED, n=24, repeats=1, sampling=GREEDY, stop: Callable[[], bool] = bool):
-    return list(measure(bench, asked, sampling, n, repeats, stop))
+    return list(measure(bench, list(bench.choices), asked, sampling, n, repeats, stop))
 
 
 def of(kind: type, found: list[Event]) -> list:
@@ -116,7 +116,7 @@ def test_a_stop_raises_and_counts_no_half_answer(bench: Workbench) -> None:
     """Fails when an answer that was stopped half-way becomes a sample."""
     found: list[Event] = []
     with pytest.raises(Cancelled):
-        for event in measure(bench, ASKED, GREEDY, 24, 1, lambda: len(of(Sample, found)) >= 4):
+        for event in measure(bench, list(bench.choices), ASKED, GREEDY, 24, 1, lambda: len(of(Sample, found)) >= 4):
             found.append(event)
     assert len(of(Sample, found)) == 4
     assert all(s.n_tokens == 24 for s in of(Sample, found))
