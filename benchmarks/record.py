@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from edgespec.backends.llama_cpp import runtime
 from edgespec.bench.figures import paired_median as paired_median
 from edgespec.bench.figures import paired_ratio as paired_ratio
 
@@ -25,8 +26,6 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def machine() -> dict[str, Any]:
     """Processor, cores and versions; nothing that names a person or a path."""
-    from importlib.metadata import version
-
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -37,7 +36,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "llama-cpp-python": version("llama-cpp-python"),
+        "llama-cpp-python": runtime.version(),
         "load_at_start": round(os.getloadavg()[0], 2),
     }
 

@@ -29,8 +29,6 @@ platforms=()
 for tag in manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux1; do
     platforms+=(--platform "${tag}_x86_64")
 done
-# Without their own needs: gguf's and typer's are named below, and numpy is there wherever a GPU is used from Python.
-"${pip[@]}" download -q --no-deps --only-binary=:all: --python-version "$python_version" --implementation cp \
-    "${platforms[@]}" -d .gpu/wheels gguf jinja2 markupsafe platformdirs psutil rich markdown-it-py mdurl pygments \
-    typer shellingham annotated-doc typing-extensions tqdm pyyaml diskcache
+"${pip[@]}" download -q --only-binary=:all: --python-version "$python_version" --implementation cp \
+    "${platforms[@]}" -d .gpu/wheels gguf jinja2 platformdirs psutil rich typer diskcache
 du -sh .gpu | sed 's/^/edgespec: packed /' >&2

@@ -10,12 +10,11 @@ import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import version
 from typing import Any
 
 from edgespec import __version__
 from edgespec.assemble import open_workbench
-from edgespec.backends.llama_cpp.runtime import cpu_name
+from edgespec.backends.llama_cpp import runtime
 from edgespec.bench.card import ceilings, speculation_bound
 from edgespec.bench.figures import figures, share_cut
 from edgespec.bench.measure import Cut, Event, Failure, Sample, Text, measure, n_answers
@@ -133,10 +132,10 @@ def _described(bench: Workbench, asked: Asked) -> dict[str, Any]:
         "draft": bench.draft.name if bench.draft else None,
         "edgespec": __version__,
         "machine": {
-            "cpu": cpu_name(),
+            "cpu": runtime.cpu_name(),
             "cores": os.cpu_count(),
             "system": f"{platform.system()} {platform.machine()}",
-            "runtime": f"llama-cpp-python {version('llama-cpp-python')}",
+            "runtime": f"llama-cpp-python {runtime.version()}",
             "load_at_end": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         },
         "settings": {

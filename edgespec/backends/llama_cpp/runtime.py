@@ -15,6 +15,7 @@ from pathlib import Path
 # about a millisecond: beside another busy program a pass of the demo took 40 times as long (benchmarks/LOG.md).
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
+import llama_cpp
 import llama_cpp.llama_cpp as lib
 
 _LOG_LINES = 400
@@ -64,6 +65,11 @@ def start() -> None:
 
 def supports_gpu() -> bool:
     return bool(lib.llama_supports_gpu_offload())
+
+
+def version() -> str:
+    """Of llama-cpp-python, whether it was installed or lies on the path."""
+    return str(llama_cpp.__version__)
 
 
 def n_cores() -> int:
