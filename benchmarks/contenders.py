@@ -22,8 +22,8 @@ from edgespec.workbench import Workbench
 
 N_CTX = 2048
 DRAFT = record.ROOT / "edgespec" / "demo" / "demo-draft.gguf"
-# What edgespec sets for itself (backends/llama_cpp/runtime.py): the same waiting for everybody.
-ENV = {"GOMP_SPINCOUNT": "3000"}
+# What edgespec does for itself (backends/llama_cpp: runtime.py, pages.py): the same waiting and pages for everybody.
+ENV = {"GOMP_SPINCOUNT": "3000", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Library:
         return Run(tuple(tokens), 1e3 * (first - start), 1e3 * (end - first), None)
 
 
-def server_settings(spec: str) -> list[str]:
+def server_settings(spec: str, n_threads: int) -> list[str]:
     """llama-server's arguments for a name such as "plain", "draft 5", "draft 5 p0.5", "ngram-mod",
     "ngram-map-k + draft 5"."""
     args, types = [], []
@@ -110,7 +110,7 @@ def server_settings(spec: str) -> list[str]:
         words = part.split()
         if words[0] == "draft":
             types.append("draft-simple")
-            args += ["-md", str(DRAFT), "--spec-draft-n-max", words[1], "-td", "2"]
+            args += ["-md", str(DRAFT), "--spec-draft-n-max", words[1], "-td", str(n_threads)]
             args += ["--spec-draft-p-min", words[2].removeprefix("p") if len(words) > 2 else "0"]
         elif words[0] != "plain":
             types.append(words[0])
@@ -135,7 +135,9 @@ def open_peers(
         found = {}
         for spec in specs if program else ():
             log = logs / f"{spec.replace(' ', '-')}.log"
-            server = Server(program, model, server_settings(spec), n_threads=n_threads, n_ctx=N_CTX, log=log, env=ENV)
+            server = Server(
+                program, model, server_settings(spec, n_threads), n_threads=n_threads, n_ctx=N_CTX, log=log, env=ENV
+            )
             found[f"llama-server {spec}"] = Peer(stack.enter_context(server))
         yield found
 

@@ -1,7 +1,7 @@
 """edgespec beside llama-server and llama_cpp.Llama: same machine, files, prompts, threads, token budgets and samplers.
 
-Settings are screened in heats of a few prompts; the best of each side, the identical chains and both plain ones then
-meet on other prompts. Within a heat every prompt is answered by everybody in an order that rotates, and ratios are
+Settings are screened in heats of a few prompts; llama-server's fastest, the identical chains and some trees then meet
+on other prompts. Within a heat every prompt is answered by everybody in an order that rotates, and ratios are
 paired by prompt. Budgets come from our plain answer, cut where it begins to loop. Exits 1 without llama-server.
 """
 
@@ -31,6 +31,8 @@ TEMPERATURES = (0.0, 0.8)
 N_DRAFTED = (2, 3, 4, 6, 8)
 CHAINS = tuple(f"chain@{n + 1}" for n in (2, 3, 4, 5, 6, 8))
 TREES = ("tree@4", "tree@6", "tree@8", "tree@12")
+FINAL = ("chain@4", "chain@6", "tree@4", "tree@6", "tree@8")
+SCREENED_LONGEST = 80
 PLAIN, OUR_PLAIN = "llama-server plain", "edgespec plain"
 HEATS: dict[str, tuple[str, ...]] = {
     "drafts": tuple(f"draft {n}" for n in (*N_DRAFTED, 5)),
@@ -59,7 +61,7 @@ def meet(
     names = list(contenders)
     found: Answers = {name: [] for name in names}
     for i, (prompt, n) in enumerate(zip(prompts, n_kept, strict=True)):
-        first = i * 3 % len(names)
+        first = i % len(names)
         for name in (*names[first:], *names[:first]):
             found[name].append(contenders[name].answer(prompt, n, t, seed=i))
         print(".", end="", file=sys.stderr, flush=True)
@@ -121,7 +123,7 @@ def screen(model: Path, server: Path | None, n_prompts: int, n_tokens: int, n_th
             bench, own = stack.enter_context(open_ours(model, methods, n_threads))
             peers = stack.enter_context(open_peers(server, model, ("plain", *HEATS.get(heat, ())), n_threads))
             library = stack.enter_context(open_library(model, n_threads)) if heat == "llama_cpp.Llama" else {}
-            prompts = dev_prompts(bench.target, n_prompts, longest=80)
+            prompts = dev_prompts(bench.target, n_prompts, longest=SCREENED_LONGEST)
             found[heat] = _held({**own, **peers, **library}, prompts, n_tokens)
     return found
 
@@ -135,11 +137,18 @@ def _held(contenders: Mapping[str, Contender], prompts: Sequence[list[int]], n_t
     return rows
 
 
-def best(screened: dict[str, Any], side: str, t: float, *, shape: str = "") -> str | None:
-    """The fastest setting of a side, by its ratio to our plain run of the same heat."""
-    rows = {n: r for heat in screened.values() for n, r in heat[str(t)].items() if n.startswith(f"{side} {shape}")}
-    rows = {n: r["over_edgespec_plain"]["ratio"] for n, r in rows.items() if r["over_edgespec_plain"]}
-    return max(rows, key=lambda n: rows[n]) if rows else None
+def fastest(rows: Mapping[str, Any], side: str) -> list[str]:
+    """The settings of a side, fastest first, by their ratio to llama-server's plain run of the same heat (to our own
+    where there is no llama-server)."""
+    over = {n: r["over_llama_server_plain"] or r["over_edgespec_plain"] for n, r in rows.items() if n.startswith(side)}
+    return sorted((n for n in over if over[n]), key=lambda n: -over[n]["ratio"])
+
+
+def finalists(screened: dict[str, Any], t: float) -> list[str]:
+    """llama-server's two fastest of the screening beside the identical chains, ours in FINAL, and both plain ones."""
+    rows = {n: r for heat in screened.values() for n, r in heat[str(t)].items() if n not in (PLAIN, OUR_PLAIN)}
+    theirs = [*fastest(rows, "llama-server")[:2], *IDENTICAL.values()]
+    return [*(f"edgespec {name}" for name in FINAL), *dict.fromkeys(theirs)]
 
 
 def final(
@@ -151,32 +160,31 @@ def final(
     n_tokens: int,
     n_threads: int,
 ) -> dict[str, Any]:
-    """The best of each side, the identical chains and both plain ones, on prompts that the screening did not see."""
+    """The fastest of llama-server, the identical chains, our chains and trees, on prompts the screening did not see."""
     found = {}
     for t in TEMPERATURES:
-        picked = [best(screened, "edgespec", t), best(screened, "edgespec", t, shape="tree")]
-        picked += [best(screened, "llama-server", t), *IDENTICAL, *IDENTICAL.values()]
-        names = [n for n in dict.fromkeys(picked) if n]
+        names = finalists(screened, t)
         own = ",".join(n.removeprefix("edgespec ") for n in names if n.startswith("edgespec"))
         peers = [n.removeprefix("llama-server ") for n in names if n.startswith("llama-server") and n != PLAIN]
         with (
             open_ours(model, own, n_threads) as (bench, mine),
             open_peers(server, model, ("plain", *peers), n_threads) as theirs,
         ):
-            prompts = dev_prompts(bench.target, n_skip + n_prompts, longest=150)[n_skip:]
-            contenders = {**mine, **theirs}
-            found[str(t)] = _verdict(contenders, prompts, n_tokens, t, screened)
+            seen = dev_prompts(bench.target, n_skip, longest=SCREENED_LONGEST)
+            prompts = [p for p in dev_prompts(bench.target, n_prompts + n_skip, longest=150) if p not in seen]
+            found[str(t)] = _verdict({**mine, **theirs}, prompts[:n_prompts], n_tokens, t)
     return found
 
 
 def _verdict(
-    contenders: Mapping[str, Contender], prompts: Sequence[list[int]], n_tokens: int, t: float, screened: dict[str, Any]
+    contenders: Mapping[str, Contender], prompts: Sequence[list[int]], n_tokens: int, t: float
 ) -> dict[str, Any]:
+    """Rows, the identical pairs, and the fastest of each side here (each has as many to choose from)."""
     found = budgets(contenders[OUR_PLAIN], prompts, n_tokens, t)
     answers = meet(contenders, prompts, [kept for _, kept in found], t)
     rows = lines(answers, t)
     _print_table(rows, f"final, temperature {t}")
-    mine, theirs = best(screened, "edgespec", t), best(screened, "llama-server", t)
+    mine, theirs = (next(iter(fastest(rows, side)), None) for side in ("edgespec", "llama-server"))
     pairs = {f"{a} over {b}": _both(answers, a, b) for a, b in IDENTICAL.items() if b in answers}
     against = _both(answers, mine, theirs) if mine and theirs else None
     told = {"identical": pairs, "best_edgespec": mine, "best_llama_server": theirs, "best_over_best": against}
@@ -205,6 +213,7 @@ def main() -> int:
     parser.add_argument(
         "--server", type=Path, help="a llama-server to use (default: the one `make llama-server` built)"
     )
+    parser.add_argument("--screened", type=Path, help="take the screening from this earlier result")
     parser.add_argument("--screen-prompts", type=int, default=4)
     parser.add_argument("--screen-tokens", type=int, default=32)
     parser.add_argument("--prompts", type=int, default=12)
@@ -215,7 +224,10 @@ def main() -> int:
     if server is None or not server.exists():
         print(f"peers: {_missing(args.server)}; the rest runs without it", file=sys.stderr)
         server = None
-    screened = screen(args.model, server, args.screen_prompts, args.screen_tokens, args.threads)
+    if args.screened:
+        screened = json.loads(args.screened.read_text())["screening"]
+    else:
+        screened = screen(args.model, server, args.screen_prompts, args.screen_tokens, args.threads)
     finals = final(args.model, server, screened, args.prompts, args.screen_prompts, args.tokens, args.threads)
     counts = {k: getattr(args, k) for k in ("screen_prompts", "screen_tokens", "prompts", "tokens", "threads")}
     path = record.write(f"peers-{args.name}", {**counts, "final": finals, "screening": screened})

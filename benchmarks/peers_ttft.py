@@ -100,7 +100,13 @@ def main() -> int:
     with open_ours(args.model, ",".join(METHODS), args.threads) as (bench, _):
         for method, spec in METHODS.items():
             with Server(
-                program, args.model, server_settings(spec), n_threads=args.threads, n_ctx=N_CTX, log=log, env=ENV
+                program,
+                args.model,
+                server_settings(spec, args.threads),
+                n_threads=args.threads,
+                n_ctx=N_CTX,
+                log=log,
+                env=ENV,
             ) as server:
                 found[method] = _all(bench, server, method, args.prompts)
     record.write(f"peers_ttft-{args.name}", {"prompts": args.prompts, "threads": args.threads, "results": found})

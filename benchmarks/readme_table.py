@@ -48,7 +48,7 @@ def _speed() -> list[str]:
     first = load("peers-1b-f16")
     lines += [
         "",
-        f"Best of each side as a screening found it, then met on {first['prompts']} other prompts of up to "
+        f"Fastest of each side among settings that a screening left, on {first['prompts']} other prompts of up to "
         f"{first['tokens']} tokens, answered in turn; medians of ratios paired by prompt,",
         f"with 95 % intervals, on {first['machine']['cpu']}. A 1B model's real cost, the demo pair's real acceptance; "
         "f16 weights on two cores are bound by bandwidth, as 4-bit",

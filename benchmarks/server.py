@@ -101,6 +101,7 @@ class Server:
         return self._process.pid
 
     def __enter__(self) -> Server:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 self._words,

@@ -75,7 +75,7 @@ class Workbench:
             machine="",
             kv_type=self.settings.kv,
             n_threads=self.settings.threads or 0,
-            options=f"exact={self.settings.exact}",
+            options=f"exact={self.settings.exact}, rows={_CURVE_ROWS}",
         )
 
     def _open_for_curve(self) -> Context:

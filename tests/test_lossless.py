@@ -139,8 +139,8 @@ def gaps_of(pair: Pair, choice: Choice, asked: list[list[int]], n: int) -> np.nd
 @pytest.mark.parametrize("shape", ["chain", "tree"])
 def test_greedy_text_passes_teacher_forcing(pair: Pair, shape: str) -> None:
     """Fails when a token is not the target's own argmax but for a near tie (contract b)."""
-    gaps = gaps_of(pair, SHAPES[shape], prompts(pair, 30, longest=300), 40)
-    assert len(gaps) > 800
+    gaps = gaps_of(pair, SHAPES[shape], prompts(pair, 30, longest=300), 128)
+    assert len(gaps) > 2500  # plain decoding itself has 0.2 % of near ties: fewer tokens would test luck
     assert not contract_violations(gaps), (gaps[gaps > 0]).tolist()
 
 

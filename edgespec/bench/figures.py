@@ -45,6 +45,7 @@ def figures(samples: Sequence[Sample], plain: Sequence[Sample]) -> dict[str, Any
 def _figures(samples: Sequence[Sample], plain: Sequence[Sample]) -> dict[str, Any]:
     accepted = np.array([n for s in samples for n in s.accepted], np.int64)
     n_drafted, n_tokens = sum(s.n_drafted for s in samples), sum(s.n_tokens for s in samples)
+    n_later = n_tokens - sum(s.n_first for s in samples)
     decode_ms = sum(s.decode_ms for s in samples)
     target, draft = sum(s.target_ms for s in samples), sum(s.draft_ms for s in samples)
     ratios = _ratios(samples, plain, _ms_per_token)
@@ -54,7 +55,7 @@ def _figures(samples: Sequence[Sample], plain: Sequence[Sample]) -> dict[str, An
         "n_answers": len(samples),
         "n_tokens": n_tokens,
         **_spread("tokens_per_second", _by_repeat(samples, _tokens_per_second)),
-        "tokens_per_pass": n_tokens / len(accepted) if len(accepted) else None,
+        "tokens_per_pass": n_later / len(accepted) if len(accepted) else None,
         "acceptance_rate": float(accepted.sum()) / n_drafted if n_drafted else None,
         "accepted_lengths": np.bincount(accepted).tolist() if len(accepted) else [],
         "time_split": {

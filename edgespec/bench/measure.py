@@ -27,7 +27,7 @@ class Sample:
 
     ttft_ms    from the question to its first tokens, cold; the first round emits n_first of them at once
     decode_ms  from there to the end, of which target_ms and draft_ms were the runtime's
-    accepted   drafted tokens that each pass accepted, the first one's included
+    accepted   drafted tokens that each pass after the first round accepted, of n_drafted in all
     """
 
     method: str
@@ -91,13 +91,15 @@ def measure(
     max_tokens: int | None,
     n_repeats: int,
     cancelled: Callable[[], bool],
+    system: str | None = None,
 ) -> Iterator[Event]:
     """Events as they come; a method that fails on a prompt is a Failure, and the rest goes on. Raises Cancelled.
 
     names: the methods to take in turn; the bench's "plain" sets the budgets whether it is among them or not.
+    system: instructions in front of every conversation.
     """
     for number, question in enumerate(questions):
-        turns: list[Message] = []
+        turns = [Message("system", system)] if system else []
         for turn, asked in enumerate(question.turns):
             turns.append(Message("user", asked))
             own = replace(sampling, seed=sampling.seed + number)
@@ -207,8 +209,8 @@ def _sampled(bench: Workbench, name: str, task: _Task, repeat: int, cancelled: C
         n_prompt=len(task.prompt),
         n_tokens=sum(len(s.tokens) for s in steps),
         n_first=len(steps[0].tokens),
-        n_drafted=sum(s.n_drafted for s in steps),
-        accepted=tuple(s.n_accepted for s in steps),
+        n_drafted=sum(s.n_drafted for s in steps[1:]),
+        accepted=tuple(s.n_accepted for s in steps[1:]),
         ttft_ms=1e3 * (first - start),
         decode_ms=1e3 * (end - first),
         target_ms=sum(s.target_ms for s in steps[1:]),

@@ -35,7 +35,7 @@ class Asked:
 
     methods    settings by the name of each method, plain among them
     prompts    the prompt file's name, for the record; replayed: its answers are replayed
-    max_tokens None: as long as the context lasts
+    max_tokens None: as long as the context lasts; system: instructions in front of every conversation
     """
 
     methods: Mapping[str, Settings]
@@ -45,6 +45,7 @@ class Asked:
     sampling: Sampling
     max_tokens: int | None
     n_repeats: int
+    system: str | None = None
 
 
 @dataclass
@@ -96,7 +97,9 @@ def _measured(bench: Workbench, asked: Asked, found: Collected, report: Report, 
     n_all = n_answers(asked.questions, len(bench.choices), asked.n_repeats)
     n_done = 0
     names = list(bench.choices)
-    events = measure(bench, names, asked.questions, asked.sampling, asked.max_tokens, asked.n_repeats, cancelled)
+    events = measure(
+        bench, names, asked.questions, asked.sampling, asked.max_tokens, asked.n_repeats, cancelled, asked.system
+    )
     for event in events:
         found.add(event)
         n_done += isinstance(event, Sample | Cut | Failure)
@@ -111,7 +114,8 @@ def _measure_memory(asked: Asked, found: Collected, report: Report, cancelled: C
     """A pass of its own for each method, in a process of its own."""
     if found.stopped:
         return
-    turns = [Message("user", asked.questions[0].turns[0])]
+    turns = [Message("system", asked.system)] if asked.system else []
+    turns.append(Message("user", asked.questions[0].turns[0]))
     n_tokens = min(asked.max_tokens or MEMORY_TOKENS, MEMORY_TOKENS)
     for i, (name, settings) in enumerate(asked.methods.items()):
         if cancelled():
@@ -144,6 +148,7 @@ def _described(bench: Workbench, asked: Asked) -> dict[str, Any]:
             "replayed": asked.replayed,
             "max_tokens": asked.max_tokens,
             "repeat": asked.n_repeats,
+            "system": asked.system,
             "temperature": asked.sampling.temperature,
             "seed": asked.sampling.seed,
             "threads": s.threads,

@@ -41,6 +41,7 @@ def bench(
     kv: o.Kv = "f16",
     exact: o.Exact = False,
     threads: o.Threads = None,
+    system: o.System = None,
     max_tokens: o.MaxTokens = 128,
     temperature: o.Temperature = 0.0,
     top_k: o.TopK = _DEFAULT.top_k,
@@ -69,6 +70,7 @@ def bench(
         sampling=o.sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens),
         max_tokens=max_tokens,
         n_repeats=repeat,
+        system=system,
     )
     result = _measured(asked)
     if plot:

@@ -135,11 +135,12 @@ class Engine:
     def _round(
         self, process: Process, noise: Noise, end_ids: Collection[int], n_left: int, judge: Judge, lead: Ids
     ) -> Step:
-        """lead: text in front of the pending token that is in no cache yet."""
+        """lead: text in front of the pending token that is in no cache yet. The pass that reads it drafts nothing: the
+        first token need not wait for the drafter to read the prompt, and is the hardest one to draft."""
         start = time.perf_counter()
         target_ms, draft_ms = self._target.ms, sum(c.ms for c in self._draft_contexts)
         history = self._ids[: self._n]
-        choice = self._controller.choose(n_left)
+        choice = PLAIN if len(lead) else self._controller.choose(n_left)
         drafter = None if choice.plain else self._drafters[choice.drafter]
         tree = drafter.draft(history, choice, process, noise) if drafter else single(int(history[-1]))
         whole, n_lead = (below(lead, tree), len(lead)) if len(lead) else (tree, 0)

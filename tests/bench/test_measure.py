@@ -93,7 +93,7 @@ def test_a_method_that_fails_on_a_prompt_is_reported_and_the_rest_goes_on(
     evaluate = engine._target.evaluate
 
     def failing(spans, cancelled=None):
-        if engine.method == "model" and len(spans[0].tree) - spans[0].n_silent == 8 and spans[0].n_silent:
+        if engine.method == "model" and len(spans[0].tree) == 8:
             raise DecodeFailed("the runtime failed")
         return evaluate(spans, cancelled)
 
@@ -133,9 +133,10 @@ def test_a_replay_verifies_along_the_recorded_answer(bench: Workbench) -> None:
 
 
 def test_accepted_lengths_and_tokens_agree(bench: Workbench) -> None:
-    """Fails when a pass or a token is counted twice: every pass yields what it accepted and one token more."""
+    """Fails when a pass or a token is counted twice: every pass yields what it accepted and one token more, but for the
+    last one, which the budget may cut."""
     for s in of(Sample, events(bench)):
-        assert s.n_tokens == sum(s.accepted) + len(s.accepted) or s.n_tokens == 24
+        assert s.n_tokens == s.n_first + sum(s.accepted) + len(s.accepted)
         assert s.n_first <= s.n_tokens
         assert s.ttft_ms > 0
         assert s.decode_ms >= s.target_ms + s.draft_ms

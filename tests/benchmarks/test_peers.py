@@ -40,7 +40,7 @@ def test_everybody_answers_within_the_budget_in_an_order_that_rotates(peers: Mod
     order: list[str] = []
     contenders = {name: Fake(peers, name, 1.0, order) for name in ("a", "b", "c", "d")}
     found = peers.meet(contenders, [[1], [2], [3]], [5, 6, 7], 0.0)
-    assert [order[i] for i in (0, 4, 8)] == ["a", "d", "c"]
+    assert [order[i] for i in (0, 4, 8)] == ["a", "b", "c"]
     assert {tuple(len(r.tokens) for r in runs) for runs in found.values()} == {(5, 6, 7)}
 
 
@@ -88,7 +88,7 @@ def run_main(peers: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str
 
     monkeypatch.setattr(peers, "open_ours", ours)
     monkeypatch.setattr(peers, "open_library", library)
-    monkeypatch.setattr(peers, "dev_prompts", lambda _model, n, longest: [[1, 2]] * n)
+    monkeypatch.setattr(peers, "dev_prompts", lambda _model, n, longest: [[1, i] for i in range(n)])
     monkeypatch.setattr(peers.llama_server, "find", lambda: None)
     monkeypatch.setattr(peers.record, "write", lambda _name, result: written.update(result) or ROOT / "x.json")
     monkeypatch.setattr(sys, "argv", ["peers.py", "model.gguf", "--name", "x", *arguments])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import llama_cpp.llama_cpp as lib
 
-from edgespec.backends.llama_cpp import runtime
+from edgespec.backends.llama_cpp import pages, runtime
 from edgespec.backends.llama_cpp.context import LlamaContext
 from edgespec.errors import BackendError, Cancelled, ModelUnusable
 from edgespec.types import ContextSpec
@@ -53,7 +53,9 @@ class LlamaModel:
         callback = lib.llama_progress_callback(on_progress)
         params.progress_callback = callback
         runtime.log.clear()
+        regions = pages.anonymous_regions()
         self._ptr = lib.llama_model_load_from_file(os.fsencode(path), params)
+        pages.collapse_new(regions)
         if stopped:
             self.close()
             raise Cancelled("stopped while loading the model")

@@ -1,0 +1,56 @@
+"""Huge pages for weights: only for what was just loaded, and never another content."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgespec.backends.llama_cpp import pages
+
+BIG = 4 * pages.MIN_BYTES
+
+
+@pytest.fixture
+def memory() -> Iterator[mmap.mmap]:
+    """Anonymous memory as malloc gets it for a large buffer."""
+    block = mmap.mmap(-1, BIG, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    yield block
+    block.close()
+
+
+def test_only_large_private_memory_without_a_file_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Fails when a mapped file, a stack, shared or small memory would be collapsed."""
+    maps = tmp_path / "maps"
+    maps.write_text(
+        "7f0000000000-7f0004000000 rw-p 00000000 00:00 0 \n"
+        "7f1000000000-7f1004000000 r--p 00000000 08:01 1234 /models/a.gguf\n"
+        "7f2000000000-7f2004000000 rw-s 00000000 00:01 77 /dev/shm/x\n"
+        "7f3000000000-7f3000100000 rw-p 00000000 00:00 0 \n"
+        "7f4000000000-7f4004000000 rw-p 00000000 00:00 0 [heap]\n"
+    )
+    monkeypatch.setattr(pages, "_MAPS", maps)
+    assert pages.anonymous_regions() == {(0x7F0000000000, 0x7F0004000000)}
+
+
+def test_where_the_system_tells_nothing_nothing_is_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Fails when loading a model depends on /proc."""
+    monkeypatch.setattr(pages, "_MAPS", tmp_path / "missing")
+    assert pages.collapse_new(frozenset()) == 0
+
+
+def test_what_stood_there_before_is_left_alone(memory: mmap.mmap) -> None:
+    """Fails when every load goes over memory of others again."""
+    memory[:] = b"\1" * BIG
+    assert pages.collapse_new(pages.anonymous_regions()) == 0
+
+
+def test_a_new_buffer_keeps_its_content(memory: mmap.mmap) -> None:
+    """Fails when weights are damaged on the way; where the kernel cannot collapse, they stay where they are."""
+    content = np.random.default_rng(0).integers(0, 256, BIG, np.uint8).tobytes()
+    memory[:] = content
+    assert pages.collapse_new(frozenset()) >= 0
+    assert memory[:] == content
