@@ -97,7 +97,6 @@ def test_forget_reads_the_prompt_anew() -> None:
     assert answer(e, [1, 2, 3, 4]) == first
 
 
-@pytest.mark.parametrize("choice", [PLAIN, TREE], ids=["plain", "tree"])
 @pytest.mark.parametrize("cached", [False, True], ids=["cold", "cached"])
 def test_the_pass_that_reads_a_prompt_drafts_nothing(cached: bool) -> None:
     """Fails when the first token waits for the drafter, or a prompt that is all in the cache wastes its first pass."""
@@ -110,6 +109,7 @@ def test_the_pass_that_reads_a_prompt_drafts_nothing(cached: bool) -> None:
     assert all(s.n_drafted > 0 for s in steps[1:-1])
 
 
+@pytest.mark.parametrize("choice", [PLAIN, TREE], ids=["plain", "tree"])
 def test_a_recorded_answer_is_replayed_token_for_token(choice: Choice) -> None:
     """Fails when the replay says anything else, or takes no draft where the record has it."""
     prompt, said = [1, 2, 3], [(7 * i) % 48 for i in range(30)]
