@@ -221,7 +221,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     server = args.server or llama_server.find()
-    if server is None or not server.exists():
+    if server is None or not server.is_file():
         print(f"peers: {_missing(args.server)}; the rest runs without it", file=sys.stderr)
         server = None
     if args.screened:

@@ -27,21 +27,23 @@ def table() -> str:
 
 def _speed() -> list[str]:
     lines = [
-        "| 1B shape, 2 cores | temperature | plain decoding | edgespec, best fixed setting | llama-server, "
-        "best setting | edgespec over llama-server | command |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| 1B shape, 2 cores | temperature | llama-server, plain | edgespec, best fixed setting | llama-server, "
+        "best setting | edgespec over llama-server | whole answers, cold prompt | command |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for kind, shown in KINDS.items():
         result = load(f"peers-1b-{kind}")
         for temperature, final in result["final"].items():
             rows, mine, theirs = final["rows"], final["best_edgespec"], final["best_llama_server"]
+            base = "over_llama_server_plain"
             cells = [
                 shown,
                 f"{float(temperature):g}",
-                f"{rows['edgespec plain']['tokens_per_second']:.1f} tokens/s",
-                f"{_times(rows[mine]['over_edgespec_plain'])}, {mine.removeprefix('edgespec ')}",
-                f"{_times(rows[theirs]['over_edgespec_plain'])}, {theirs.removeprefix('llama-server ')}",
+                f"{rows['llama-server plain']['tokens_per_second']:.1f} tokens/s",
+                f"{_times(rows[mine][base])}, {mine.removeprefix('edgespec ')}",
+                f"{_times(rows[theirs][base])}, {theirs.removeprefix('llama-server ')}",
                 f"**{_range(final['best_over_best']['decoding'])}**",
+                _range(final["best_over_best"]["whole_answer"]),
                 _command(f"peers-1b-{kind}", result),
             ]
             lines.append("| " + " | ".join(cells) + " |")
@@ -64,9 +66,10 @@ def _first_token() -> list[str]:
     ]
     for kind, shown in KINDS.items():
         result = load(f"peers_ttft-1b-{kind}")
-        for name, row in result["results"]["plain"].items():
+        shared = [(m, n, r) for m, rows in result["results"].items() for n, r in rows.items()]
+        for method, name, row in shared:
             cells = [
-                f"{shown}, {name}",
+                f"{shown}, {method}, {name}",
                 f"{row['edgespec_ms']:.0f} ms",
                 f"{row['llama_server_ms']:.0f} ms",
                 _range(row["over_llama_server"]),
@@ -77,7 +80,9 @@ def _first_token() -> list[str]:
 
 
 def _command(name: str, result: dict[str, Any]) -> str:
-    return f"[`{' '.join(result['command'].split()[:2])} ...`](benchmarks/results/{name}.json)"
+    """The command as it was typed, but for the earlier result that a screening was taken from."""
+    words = result["command"].split(" --screened ")[0]
+    return f"[`{words}`](benchmarks/results/{name}.json)"
 
 
 def _times(ratio: dict[str, float]) -> str:

@@ -105,6 +105,7 @@ def open_workbench(
             else _drafter(asked, entry, target, widest, n_ctx, loader, stack)
         )
         choices = {name: PLAIN if draft.context is None else choice for name, (choice, _) in wanted.items()}
+        whys = {name: why or ("" if draft.context else draft.why) for name, (_, why) in wanted.items()}
         engine = _engine(asked, target, draft.context, _widest(list(choices.values())), n_ctx, loader, stack)
         chat = Chat(target, engine)
         first = next(iter(choices))
@@ -112,7 +113,7 @@ def open_workbench(
         warnings = explain.warnings(chat.warning, asked, facts, build.unused_gpu_warning(runtime.supports_gpu()))
         assistant = Assistant(entry, chat, engine, plan, warnings, stack.pop_all())
     how = replace(asked, threads=explain.threads(asked))
-    bench = Workbench(assistant, choices, how, target, draft.model, ModelDrafter)
+    bench = Workbench(assistant, choices, whys, how, target, draft.model, ModelDrafter)
     bench.use(first)
     return bench
 

@@ -25,6 +25,7 @@ class Workbench:
     """Close it to free the model.
 
     choices        what each method does, by the name it was asked for; PLAIN where nothing drafts
+    whys           why a method decodes plainly, by its name; "" where it drafts
     settings       those it was opened with, threads decided
     target         the loaded weights
     draft          the drafter's weights, None where nothing drafts; drafter_on makes a new drafter on a context of them
@@ -32,6 +33,7 @@ class Workbench:
 
     assistant: Assistant
     choices: Mapping[str, Choice]
+    whys: Mapping[str, str]
     settings: Settings
     target: Model
     draft: Model | None

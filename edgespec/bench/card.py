@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from edgespec.bench.ceilings import Recorded, bandwidth, best_first_tokens_per_pass, bound, bytes_per_token
+from edgespec.backends.llama_cpp import runtime
+from edgespec.bench.ceilings import (
+    Recorded,
+    bandwidth,
+    best_first_tokens_per_pass,
+    bound,
+    bytes_per_token,
+    limit_tokens_per_s,
+)
 from edgespec.bench.measure import Text
 from edgespec.speculation.cost import Curve
 from edgespec.speculation.drafters.base import Drafter
@@ -18,7 +26,7 @@ from edgespec.types import Choice, ContextSpec, Sampling
 from edgespec.workbench import Workbench
 
 CURVE_BUDGET_S = 30.0
-BOUND_ROWS = (2, 3, 4, 6, 8, 12, 16, 24)
+BOUND_ROWS = (2, 3, 4, 6, 8, 12, 16, 24, 32)
 WIDTH = 8
 # Answers and tokens that best-first trees are grown along: enough for two digits, some seconds of the drafter's time.
 N_TEXTS, N_TOKENS = 12, 48
@@ -31,13 +39,14 @@ def ceilings(bench: Workbench, cancelled: Callable[[], bool]) -> tuple[dict[str,
     Raises what Workbench.curve raises.
     """
     n_bytes = bytes_per_token(bench.assistant.entry.path)
-    memory = bandwidth(bench.settings.threads or 1)
+    # A graphics card's own memory is another one, and nothing here measures it.
+    memory = None if runtime.supports_gpu() else bandwidth(bench.settings.threads or 1)
     curve = bench.measure_curve(CURVE_BUDGET_S, cancelled)
     told = {
-        "bandwidth_bytes_per_s": memory.bytes_per_s,
-        "bandwidth_how": memory.how,
+        "bandwidth_bytes_per_s": memory.bytes_per_s if memory else None,
+        "bandwidth_how": memory.how if memory else None,
         "bytes_per_token": n_bytes,
-        "limit_tokens_per_s": memory.bytes_per_s / n_bytes,
+        "limit_tokens_per_s": limit_tokens_per_s(memory, n_bytes) if memory else None,
         "curve": {"depth": curve.depth, "rows": list(curve.rows), "ms": list(curve.pass_ms)},
         "landings": list(curve.landings()),
     }
@@ -45,7 +54,7 @@ def ceilings(bench: Workbench, cancelled: Callable[[], bool]) -> tuple[dict[str,
 
 
 def speculation_bound(
-    bench: Workbench, curve: Curve, texts: Sequence[Text], sampling: Sampling
+    bench: Workbench, curve: Curve, texts: Sequence[Text], sampling: Sampling, cancelled: Callable[[], bool]
 ) -> dict[str, Any] | None:
     """The most that this drafter can reach on these answers, or None where nothing drafts or no answer was long enough.
 
@@ -55,7 +64,10 @@ def speculation_bound(
     if bench.draft is None or not some:
         return None
     recorded = [
-        Recorded(tuple(t.prompt.tolist()), tuple(t.answer[:N_TOKENS].tolist()), replace(sampling, seed=t.seed))
+        # The first token comes with the prompt: passes that draft begin behind it.
+        Recorded(
+            (*t.prompt.tolist(), int(t.answer[0])), tuple(t.answer[1:N_TOKENS].tolist()), replace(sampling, seed=t.seed)
+        )
         for t in some
     ]
     longest = max(len(r.prompt) + len(r.answer) for r in recorded)
@@ -63,7 +75,7 @@ def speculation_bound(
     spec = ContextSpec(longest + 8 * rows, max_nodes=rows, max_leaves=2 * rows, n_threads=bench.settings.threads)
     context = bench.draft.open(spec)
     try:
-        tokens_per_pass = best_first_tokens_per_pass(context, recorded, BOUND_ROWS, width=WIDTH)
+        tokens_per_pass = best_first_tokens_per_pass(context, recorded, BOUND_ROWS, width=WIDTH, cancelled=cancelled)
         draft_ms = _draft_ms(bench.drafter_on(context), recorded)
     finally:
         context.close()
@@ -80,7 +92,7 @@ def speculation_bound(
 
 
 def _draft_ms(drafter: Drafter, recorded: Sequence[Recorded]) -> dict[int, float]:
-    """Median milliseconds of drafting a tree of so many rows with nothing else running, caught up with the text."""
+    """Least milliseconds of drafting a tree of so many rows with nothing else running, caught up with the text."""
     found: dict[int, list[float]] = {rows: [] for rows in BOUND_ROWS}
     for text in recorded[:N_DRAFTS]:
         history = np.array([*text.prompt, *text.answer], np.int32)
@@ -91,4 +103,4 @@ def _draft_ms(drafter: Drafter, recorded: Sequence[Recorded]) -> dict[int, float
             start = time.perf_counter()
             drafter.draft(history, choice, process, noise)
             times.append(1e3 * (time.perf_counter() - start))
-    return {rows: float(np.median(times)) for rows, times in found.items()}
+    return {rows: min(times) for rows, times in found.items()}

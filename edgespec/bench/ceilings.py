@@ -21,7 +21,7 @@ import psutil
 from numpy.typing import NDArray
 
 from edgespec.backends.base import Context
-from edgespec.errors import BadSetting
+from edgespec.errors import BadSetting, Cancelled
 from edgespec.gguf.header import Tensor, read_header
 from edgespec.speculation.cost import Curve
 from edgespec.speculation.drafters.model import N_CANDIDATES
@@ -132,10 +132,6 @@ class Bound:
     speedup: float
     tokens_per_second: float
 
-    def share(self, speedup: float) -> float:
-        """A measured speed-up as a share of the bound."""
-        return speedup / self.speedup
-
 
 def bound(
     curve: Curve,
@@ -175,6 +171,7 @@ def best_first_tokens_per_pass(
     *,
     width: int = 8,
     taus: Sequence[float] = TAUS,
+    cancelled: Callable[[], bool] = lambda: False,
 ) -> dict[int, float]:
     """Tokens a pass of exact best-first trees over recorded answers, by the number of rows, without the target.
 
@@ -182,7 +179,7 @@ def best_first_tokens_per_pass(
     prompt, answer and max(rows) more. A tree holds the likeliest nodes by the drafter's scores, grown one node at a
     time; smaller trees are the beginnings of larger ones, so each place of an answer is drafted for once. Of `taus`
     the best one in hindsight counts, for each number of rows. About 20 reads of the drafter a token of answer.
-    Raises BadSetting, and what the context raises.
+    Raises BadSetting, Cancelled, and what the context raises.
     """
     most = max(rows, default=0)
     if min(rows, default=0) < 1 or not any(a.answer for a in answers) or not all(a.prompt for a in answers):
@@ -195,7 +192,11 @@ def best_first_tokens_per_pass(
     n_passes = {(tau, n): 0 for tau in taus for n in rows}
     try:
         for recorded in answers:
-            ranks = list(_ranks(context, recorded, most, width, taus))
+            ranks = []
+            for place in _ranks(context, recorded, most, width, taus):
+                ranks.append(place)
+                if cancelled():
+                    raise Cancelled("stopped")
             for tau, n in n_passes:
                 n_passes[tau, n] += passes_of([sum(rank < n for rank in place[tau]) for place in ranks])
     finally:

@@ -10,6 +10,8 @@ import numpy as np
 from edgespec.bench.measure import Cut, Sample
 
 N_RESAMPLES = 2000
+# A bootstrap over fewer pairs says how alike they are, not how sure the median is.
+N_LEAST = 5
 
 
 def paired_median(ratios: Sequence[float], seed: int = 0) -> dict[str, float]:
@@ -34,8 +36,9 @@ def figures(samples: Sequence[Sample], plain: Sequence[Sample]) -> dict[str, Any
 
     tokens_per_second is what a reader sees after the first tokens: all tokens but one over the time from first to last,
     as serving benchmarks and llama.cpp count; median over repeats, low and high are the extremes. ratio_to_plain is the
-    median over prompts of plain's time a token over this method's, low and high its 95 % interval;
-    answer_ratio_to_plain the same of whole answers, cold prompt and all. What samples cannot say is None.
+    median over prompts of plain's time a token over this method's, low and high its 95 % interval (None over fewer than
+    N_LEAST prompts); answer_ratio_to_plain the same of whole answers, cold prompt and all. What samples cannot say is
+    None.
     """
     categories = sorted({s.category for s in samples})
     by_category = {c: _figures([s for s in samples if s.category == c], plain) for c in categories}
@@ -67,8 +70,8 @@ def _figures(samples: Sequence[Sample], plain: Sequence[Sample]) -> dict[str, An
         else None,
         **_spread("ttft_ms", _by_repeat(samples, lambda some: float(np.median([s.ttft_ms for s in some])))),
         "ratio_to_plain": ratio["ratio"],
-        "ratio_to_plain_low": ratio["low"],
-        "ratio_to_plain_high": ratio["high"],
+        "ratio_to_plain_low": ratio["low"] if len(ratios) >= N_LEAST else None,
+        "ratio_to_plain_high": ratio["high"] if len(ratios) >= N_LEAST else None,
         "ratio_to_plain_n": len(ratios),
         "answer_ratio_to_plain": float(np.median(whole)) if whole else None,
     }

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
 
+from edgespec.errors import Cancelled
 from edgespec.service.messages import Progress
 from edgespec.service.supervisor import Supervisor
 from edgespec.types import Message, Sampling, Settings
@@ -22,10 +23,16 @@ from edgespec.types import Message, Sampling, Settings
 EVERY_S = 0.02
 
 
-def measure_memory(settings: Settings, turns: Sequence[Message], sampling: Sampling, max_tokens: int) -> dict[str, Any]:
+def measure_memory(
+    settings: Settings,
+    turns: Sequence[Message],
+    sampling: Sampling,
+    max_tokens: int,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> dict[str, Any]:
     """pss_bytes and device_bytes (None where no device tells) at their peak, and what each stage added to PSS.
 
-    Raises what loading and answering raise.
+    Raises what loading and answering raise, Cancelled.
     """
     with Supervisor() as worker:
         watch = _Watch(worker.pid)
@@ -34,14 +41,15 @@ def measure_memory(settings: Settings, turns: Sequence[Message], sampling: Sampl
             worker.load(settings, progress=lambda event: watch.enter(_stage(event, watch)))
             watch.enter("answering")
             for _ in worker.generate(turns, sampling, max_tokens):
-                pass
+                if cancelled():
+                    raise Cancelled("stopped")
     return {"pss_bytes": watch.peak(), "device_bytes": watch.device_bytes, "stages": watch.stages()}
 
 
 def _stage(event: Progress, watch: _Watch) -> str:
     """The stage that begins with this report: weights, then the drafter's, then what is opened on them."""
     if not event.what.startswith("loading "):
-        return "program"
+        return watch.stage  # trials and checks belong to what is being loaded
     name = event.what.removeprefix("loading ")
     watch.models.setdefault(name, len(watch.models))
     if event.done >= 1:
@@ -57,14 +65,14 @@ class _Watch:
     device_bytes: int | None = None
     models: dict[str, int] = field(default_factory=dict)
     _peaks: dict[str, int] = field(default_factory=dict)
-    _stage: str = "program"
+    stage: str = "program"
     _done: threading.Event = field(default_factory=threading.Event)
 
     def enter(self, stage: str) -> None:
         self._look()
         if stage == "drafter":  # what came after the weights was no cache yet
             self._peaks.pop("caches and buffers", None)
-        self._stage = stage
+        self.stage = stage
 
     def __enter__(self) -> _Watch:
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -83,7 +91,7 @@ class _Watch:
     def _look(self) -> None:
         with contextlib.suppress(psutil.Error):
             pss = _pss(psutil.Process(self.pid))
-            self._peaks[self._stage] = max(self._peaks.get(self._stage, 0), pss)
+            self._peaks[self.stage] = max(self._peaks.get(self.stage, 0), pss)
 
     def peak(self) -> int:
         return max(self._peaks.values(), default=0)

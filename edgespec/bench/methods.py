@@ -29,6 +29,8 @@ def parse_methods(text: str, base: Settings) -> dict[str, Settings]:
 def _method(name: str, base: Settings) -> Settings:
     stem, at, rows = name.partition("@")
     source, colon, shape = stem.partition(":")
+    if source in _ALONE and colon:
+        raise BadSetting(f"{name} names a shape twice or rows by a colon; write {source}, or {source}@8 for 8 rows")
     if stem in _ALONE:
         source, shape = _ALONE[stem]
     elif source not in METHODS:
@@ -37,7 +39,7 @@ def _method(name: str, base: Settings) -> Settings:
         raise BadSetting(f"the shape of {name} is {shape or 'nothing'} but must be one of {', '.join(_ALONE)}")
     if source in _UNSHAPED and (colon or at):
         raise BadSetting(f"{source} takes neither a shape nor rows, so {name} means nothing; write {source}")
-    if at and not rows.isdigit():
+    if at and not (rows.isascii() and rows.isdecimal()):
         raise BadSetting(f"{name} asks for {rows or 'no'} rows; write a number, such as {stem}@8")
     if source == "plain":
         return replace(base, method="plain", draft=None, shape="auto")

@@ -32,22 +32,25 @@ def read_questions(path: Path, *, recorded: bool = False) -> list[Question]:
     Raises BadSetting naming the line where one is no question.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # JSON may hold the other line separators
     except UnicodeDecodeError as error:
         raise BadSetting(f"{path} is not UTF-8 text (byte {error.start}); convert it, as with iconv -t UTF-8") from None
     except OSError as error:
         raise BadSetting(f"{path} cannot be read ({error.strerror}); name a .jsonl file of prompts") from None
-    found = []
+    found: dict[str, Question] = {}
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                found.append(_question(json.loads(line), number, recorded))
+                question = _question(json.loads(line), number, recorded)
+                if question.id in found:
+                    raise ValueError(f"a second question with the id {question.id}")
+                found[question.id] = question
             except (ValueError, RecursionError) as error:
                 what = f"no JSON ({error})" if isinstance(error, json.JSONDecodeError) else str(error)
                 raise BadSetting(f"{path}, line {number}: {what}; {_FORM}") from None
     if not found:
         raise BadSetting(f"{path} holds no prompt; {_FORM}")
-    return found
+    return list(found.values())
 
 
 _FORM = 'a line is {"category": ..., "turns": [...]} or {"category": ..., "prompt": ...}'
@@ -66,12 +69,15 @@ def _question(entry: Any, number: int, recorded: bool) -> Question:
     category = entry.get("category", "all")
     if not isinstance(category, str) or not category.strip():
         raise ValueError("a category that is no text")
-    return Question(str(entry.get("question_id", number)), category, turns, answers)
+    given = entry.get("question_id")
+    return Question(f"line {number}" if given is None else str(given), category, turns, answers)
 
 
 def _texts(value: Any, name: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(v, str) and v.strip() for v in value):
         raise ValueError(f"{name} must be text that is not empty")
+    if any("\ud800" <= c <= "\udfff" for text in value for c in text):
+        raise ValueError(f"{name} with half a character (a lone surrogate)")
     return tuple(value)
 
 

@@ -9,7 +9,7 @@ import contextlib
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from edgespec import __version__
@@ -20,7 +20,7 @@ from edgespec.bench.figures import figures, share_cut
 from edgespec.bench.measure import Cut, Event, Failure, Sample, Text, measure, n_answers
 from edgespec.bench.memory import measure_memory
 from edgespec.bench.questions import Question
-from edgespec.errors import BadSetting, Cancelled, EdgespecError
+from edgespec.errors import Cancelled, EdgespecError
 from edgespec.speculation.cost import Curve
 from edgespec.types import Message, Sampling, Settings
 from edgespec.workbench import Workbench
@@ -92,8 +92,10 @@ def _measured(bench: Workbench, asked: Asked, found: Collected, report: Report, 
     report("measuring this machine", 0.0)
     try:
         found.card, found.curve = ceilings(bench, cancelled)
-    except (BadSetting, OSError):  # a model that cannot be rolled back decodes plainly: its passes are all alike
-        found.card = None
+    except Cancelled:
+        raise
+    except (EdgespecError, OSError) as error:  # the answers can be measured without it
+        found.failures.append(Failure("the card of ceilings", "none", 0, str(error)))
     n_all = n_answers(asked.questions, len(bench.choices), asked.n_repeats)
     n_done = 0
     names = list(bench.choices)
@@ -107,7 +109,12 @@ def _measured(bench: Workbench, asked: Asked, found: Collected, report: Report, 
         report(f"answering{name}", min(n_done / n_all, 1.0))
     if found.curve is not None:
         report("growing the best trees", 0.0)
-        found.bound = speculation_bound(bench, found.curve, found.texts, asked.sampling)
+        try:
+            found.bound = speculation_bound(bench, found.curve, found.texts, asked.sampling, cancelled)
+        except Cancelled:
+            raise
+        except EdgespecError as error:
+            found.failures.append(Failure("the bound of speculation", "all", 0, str(error)))
 
 
 def _measure_memory(asked: Asked, found: Collected, report: Report, cancelled: Callable[[], bool]) -> None:
@@ -123,7 +130,10 @@ def _measure_memory(asked: Asked, found: Collected, report: Report, cancelled: C
             return
         report(f"measuring memory ({name})", i / len(asked.methods))
         try:
-            found.memory[name] = measure_memory(settings, turns, asked.sampling, n_tokens)
+            found.memory[name] = measure_memory(settings, turns, asked.sampling, n_tokens, cancelled)
+        except Cancelled:
+            found.stopped = True
+            return
         except EdgespecError as error:
             found.failures.append(Failure(name, asked.questions[0].id, 0, f"in the memory pass: {error}"))
 
@@ -156,8 +166,17 @@ def _described(bench: Workbench, asked: Asked) -> dict[str, Any]:
             "exact": s.exact,
             "context": bench.assistant.engine.n_ctx,
         },
-        "warnings": list(bench.assistant.warnings),
+        "warnings": [*bench.assistant.warnings, *_undrafted(bench, asked)],
     }
+
+
+def _undrafted(bench: Workbench, asked: Asked) -> list[str]:
+    """A sentence for each method that was asked to draft and decodes plainly."""
+    return [
+        f"{name} decodes plainly: {bench.whys[name]}"
+        for name, settings in asked.methods.items()
+        if bench.choices[name].plain and settings.method != "plain"
+    ]
 
 
 def _result(asked: Asked, found: Collected) -> dict[str, Any]:
@@ -177,5 +196,5 @@ def _result(asked: Asked, found: Collected) -> dict[str, Any]:
         "methods": methods,
         "failures": [asdict(f) for f in found.failures],
         "stopped": found.stopped,
-        "samples": [asdict(replace(s, accepted=())) | {"n_passes": len(s.accepted)} for s in found.samples],
+        "samples": [asdict(s) for s in found.samples],
     }

@@ -37,10 +37,11 @@ def _show_card(result: dict[str, Any], out: Console) -> None:
     if card is None:
         return
     curve = ", ".join(f"{rows}: {ms:.3g}" for rows, ms in zip(card["curve"]["rows"], card["curve"]["ms"], strict=True))
-    out.print(
-        f"Ceiling of plain decoding: {card['bytes_per_token'] / 1e9:.3g} GB a token at "
-        f"{card['bandwidth_bytes_per_s'] / 1e9:.3g} GB/s, {card['limit_tokens_per_s']:.3g} tokens/s."
-    )
+    if card["limit_tokens_per_s"]:
+        out.print(
+            f"Ceiling of plain decoding: {card['bytes_per_token'] / 1e9:.3g} GB a token at "
+            f"{card['bandwidth_bytes_per_s'] / 1e9:.3g} GB/s, {card['limit_tokens_per_s']:.3g} tokens/s."
+        )
     out.print(f"ms of a pass by rows: {curve}")
     if bound := card["speculation"]:
         rows = bound["rows"]
@@ -58,12 +59,13 @@ def _table(*columns: str) -> Table:
 
 
 def _speed(methods: dict[str, Any]) -> Table:
-    table = _table("method", "tokens/s", "x plain (95 %)", "of bound", "first token")
+    table = _table("method", "tokens/s", "x plain (95 %)", "x plain, whole", "of bound", "first token")
     for name, f in methods.items():
         table.add_row(
             name,
             _range(f, "tokens_per_second", ".1f"),
             _range(f, "ratio_to_plain", ".2f"),
+            _number(f["answer_ratio_to_plain"], ".2f"),
             _number(f["share_of_bound"], ".0%"),
             f"{_number(f['ttft_ms'], '.0f')} ms",
         )
@@ -98,7 +100,7 @@ def _range(figure: dict[str, Any], name: str, form: str) -> str:
     if value is None:
         return "-"
     low, high = figure[f"{name}_low"], figure[f"{name}_high"]
-    return format(value, form) if low == high else f"{value:{form}} ({low:{form}}-{high:{form}})"
+    return format(value, form) if low is None or low == high else f"{value:{form}} ({low:{form}}-{high:{form}})"
 
 
 def _number(value: float | None, form: str) -> str:

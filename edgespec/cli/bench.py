@@ -58,6 +58,8 @@ def bench(
 
     if prompts and replay:
         raise BadSetting("--prompts and --replay both name what is asked; leave one of them out")
+    if replay and temperature > 0:
+        raise BadSetting("--replay follows text that was drawn without our noise; use it with --temperature 0")
     if plot:
         plots.check(plot)
     base = o.settings(model, draft, "auto", "auto", nodes, depth, context, kv, exact, threads)
@@ -73,15 +75,16 @@ def bench(
         system=system,
     )
     result = _measured(asked)
-    if plot:
-        plots.draw(result, plot)
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps(result), flush=True)
     else:
         from edgespec.bench.tables import show
 
         show(result)
-    return _ending(result)
+    code = _ending(result)
+    if plot:  # last, so that a full disk costs nothing but the picture
+        plots.draw(result, plot)
+    return code
 
 
 def _measured(asked: Asked) -> dict[str, Any]:
@@ -94,7 +97,9 @@ def _measured(asked: Asked) -> dict[str, Any]:
 
 
 def _ending(result: dict[str, Any]) -> int:
-    """Say what failed and what was left out; the exit code."""
+    """Say what to know before believing the figures, what failed and what was left out; the exit code."""
+    for warning in result["warnings"]:
+        print(f"edgespec: warning: {warning}", file=sys.stderr)
     for failure in result["failures"]:
         where = f"prompt {failure['question']}" + (f", turn {failure['turn'] + 1}" if failure["turn"] else "")
         print(f"edgespec: {failure['method']} failed on {where}: {failure['error']}", file=sys.stderr)

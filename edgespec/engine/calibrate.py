@@ -79,19 +79,6 @@ def measure(
         context.truncate(SLOT, start)
 
 
-def measure_fully(
-    context: Context,
-    n_vocab: int,
-    clock: Callable[[], float] = time.perf_counter,
-    cancelled: Callable[[], bool] = lambda: False,
-) -> Curve:
-    """`measure` without a budget: all widths up to 256 that caps.max_nodes allows, and their growth with depth.
-
-    About two minutes for a billion f16 weights on two cores.
-    """
-    return measure(context, n_vocab, math.inf, clock, cancelled)
-
-
 class _Passes:
     """Passes in slot 0 and their times: milliseconds by width, shortest first."""
 

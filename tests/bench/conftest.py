@@ -38,4 +38,5 @@ def bench() -> Workbench:
     assistant = SimpleNamespace(engine=engine, chat=SimpleNamespace(prompt_ids=prompt_ids), entry=None)
     choices = {"plain": PLAIN, "chain": Choice("model", 4, 3, 1), "tree": Choice("model", 8, 7, 4)}
     model = cast(Any, MODEL)
-    return Workbench(cast(Assistant, assistant), choices, Settings(), model, model, ModelDrafter)
+    whys = dict.fromkeys(choices, "")
+    return Workbench(cast(Assistant, assistant), choices, whys, Settings(), model, model, ModelDrafter)

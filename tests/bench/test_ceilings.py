@@ -111,7 +111,6 @@ def test_the_bound_is_the_best_number_of_rows_over_times_alone() -> None:
     assert bound(CURVE, {3: 4.0}, {3: 20.0}) == Bound(3, 2.0, 50.0)
     found = bound(CURVE, {3: 2.0, 8: 5.0}, {3: 20.0, 8: 40.0})
     assert found == Bound(8, 40 / 32, 1000 / 32)
-    assert found.share(1.0) == pytest.approx(0.8)
 
 
 def test_where_nothing_pays_the_bound_is_plain_decoding() -> None:

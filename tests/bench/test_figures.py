@@ -41,11 +41,19 @@ def test_the_split_of_time_adds_up() -> None:
 
 def test_ratios_are_paired_prompt_by_prompt() -> None:
     """Fails when sums are compared: a machine that is ten times slower on one prompt must not change its ratio."""
-    slow = [replace(s, question="q2", decode_ms=10 * s.decode_ms) for s in (PLAIN, FAST)]
-    f = figures([FAST, slow[1]], [PLAIN, slow[0]])
+    plain, fast = (
+        [replace(s, question=str(i), decode_ms=10**i * s.decode_ms) for i in range(5)] for s in (PLAIN, FAST)
+    )
+    f = figures(fast, plain)
     assert f["ratio_to_plain"] == pytest.approx(2.5)
     assert f["ratio_to_plain_low"] == pytest.approx(2.5)
-    assert f["ratio_to_plain_n"] == 2
+    assert f["ratio_to_plain_n"] == 5
+
+
+def test_few_prompts_have_no_interval() -> None:
+    """Fails when one prompt looks certain: an interval of no width."""
+    f = figures([FAST], [PLAIN])
+    assert (f["ratio_to_plain"], f["ratio_to_plain_low"], f["ratio_to_plain_high"]) == (pytest.approx(2.5), None, None)
 
 
 def test_repeats_of_a_prompt_are_one_pair_by_their_medians() -> None:

@@ -42,6 +42,17 @@ def test_without_a_drafter_there_is_no_such_stage(watch: memory._Watch) -> None:
     assert [s["what"] for s in watch.stages()] == ["program", "weights", "caches and buffers", "answering"]
 
 
+def test_a_trial_while_loading_is_no_stage_of_its_own(watch: memory._Watch) -> None:
+    """Fails when --exact, which is tried out between two loads, sends the watch back to the program."""
+    watch.enter("program")
+    for what, done in (("loading a", 1.0), ("trying out --exact", 0.0), ("loading b", 0.5), ("loading b", 1.0)):
+        watch.enter(memory._stage(Progress(0, what, done), watch))
+    watch.enter("answering")
+    watch._look()
+    assert "drafter" in [s["what"] for s in watch.stages()]
+    assert watch.stages()[0]["bytes"] < watch.peak() / 2
+
+
 def test_a_process_that_is_gone_ends_nothing() -> None:
     """Fails when the watching thread dies of what it watches."""
     watch = memory._Watch(pid=2**22 + 1)

@@ -44,6 +44,8 @@ def test_plain_comes_first_and_always() -> None:
         ("auto:tree", "neither a shape nor rows"),
         ("tree@", "asks for no rows"),
         ("tree@many", "asks for many rows"),
+        ("tree@²", "asks for ² rows"),
+        ("tree:4", "write tree, or tree@8"),
         ("tree@0", "--nodes is 0"),
     ],
 )

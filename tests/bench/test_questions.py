@@ -25,7 +25,7 @@ def test_both_forms_are_read_in_order(tmp_path: Path) -> None:
         "",
         {"category": "qa", "prompt": "three"},
     )
-    assert read_questions(path) == [Question("81", "writing", ("one", "two")), Question("3", "qa", ("three",))]
+    assert read_questions(path) == [Question("81", "writing", ("one", "two")), Question("line 3", "qa", ("three",))]
 
 
 def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
@@ -47,6 +47,7 @@ def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
         ('{"category": "a", "turns": ["x", 3]}', "turns must be text"),
         ('{"category": "a", "prompt": "  "}', "prompt must be text"),
         ('{"category": 3, "prompt": "x"}', "a category that is no text"),
+        ('{"category": "a", "prompt": "half \\ud800"}', "half a character"),
         ("[" * 100_000, ""),
     ],
 )
@@ -81,6 +82,22 @@ def test_a_replay_needs_an_answer_for_every_turn(tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="2 turns but 1 answers"):
         read_questions(path, recorded=True)
     assert read_questions(path)[0].answers == ()
+
+
+def test_an_id_names_one_question(tmp_path: Path) -> None:
+    """Fails when two prompts become one pair of every ratio; ids that are missing or null never meet others."""
+    path = written(tmp_path, {"question_id": 2, "prompt": "a"}, {"question_id": None, "prompt": "b"}, {"prompt": "c"})
+    assert [q.id for q in read_questions(path)] == ["2", "line 2", "line 3"]
+    path = written(tmp_path, {"question_id": 2, "prompt": "a"}, {"question_id": 2, "prompt": "b"})
+    with pytest.raises(BadSetting, match="line 2: a second question with the id 2"):
+        read_questions(path)
+
+
+def test_line_separators_of_other_scripts_end_no_line(tmp_path: Path) -> None:
+    """Fails when valid JSON is cut at a raw U+2028 and the lines after it are miscounted."""
+    path = written(tmp_path, '{"category": "a", "prompt": "one\u2028two"}', "{oops")
+    with pytest.raises(BadSetting, match="line 2"):
+        read_questions(path)
 
 
 def test_a_limit_takes_the_categories_in_turn() -> None:

@@ -84,6 +84,7 @@ def test_a_replay_measures_along_recorded_text(command: Command, tmp_path: Path)
         (("--prompts", "missing.jsonl"), "missing.jsonl cannot be read"),
         (("--prompts", "a.jsonl", "--replay", "b.jsonl"), "leave one of them out"),
         (("--plot", "plot.pdf"), ".svg"),
+        (("--replay", "a.jsonl", "--temperature", "0.8"), "use it with --temperature 0"),
         (("--max-tokens", "0"), "--max-tokens is 0"),
         (("--repeat", "0"), "repeat"),
         (("-d", "none"), "-d none forbids one"),
@@ -112,6 +113,6 @@ def test_a_prompt_that_fails_is_reported_and_the_rest_is_measured(command: Comma
     done = command(*SHORT, "--context", "256", "--prompts", str(path), "--json")
     assert done.code == 1
     found = json.loads(done.out)
-    assert {f["question"] for f in found["failures"]} == {"2"}
+    assert {f["question"] for f in found["failures"]} == {"line 2"}
     assert found["methods"]["chain"]["n_answers"] == 1
-    assert "chain failed on prompt 2: the prompt with one token of answer needs" in done.err
+    assert "chain failed on prompt line 2: the prompt with one token of answer needs" in done.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from edgespec.backends.fake import FakeContext, FakeModel
 from edgespec.backends.llama_cpp.model import LlamaModel, LoadOptions
-from edgespec.engine.calibrate import measure, measure_fully
+from edgespec.engine.calibrate import measure
 from edgespec.errors import BadSetting, Cancelled, DecodeFailed
 from edgespec.speculation.tree import single
 from edgespec.types import ContextSpec, Span
@@ -176,7 +177,7 @@ def test_no_growth_is_made_up_where_the_budget_or_the_context_allows_no_depth() 
 def test_without_a_budget_every_width_and_the_growth_are_measured() -> None:
     """The card of ceilings shows 1 to 256 rows, however slow."""
     machine = FakeMachine(f16, more=lambda n: 0.01 * n)
-    curve = measure_fully(machine, 64, machine.clock)
+    curve = measure(machine, 64, math.inf, machine.clock)
     assert curve.rows == WIDTHS
     assert curve.deep_rows == (1, 4, 16, 32)
 

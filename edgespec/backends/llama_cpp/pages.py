@@ -1,7 +1,8 @@
-"""Weights in huge pages: a lone row of repacked 4-bit weights was read a third faster (benchmarks/LOG.md).
+"""Weights in huge pages: scattered over pages of 4 KiB, repacked 4-bit weights cost a lone row up to a third more time
+(benchmarks/LOG.md).
 
-What the runtime mallocs for repacked weights comes in pages of 4 KiB, and reading half a gigabyte through them waits
-for page tables. Linux (6.1 and newer) can make huge pages of them afterwards. Mapped files stay as they are.
+Linux gives a large malloc huge pages only where it is told to, and can move what was written into some afterwards (6.1
+and newer). Mapped files stay as they are. Not covered: buffers of a context, where huge pages changed nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def anonymous_regions() -> frozenset[Region]:
 
 
 def collapse_new(before: frozenset[Region]) -> int:
-    """Make huge pages of what was mapped since `before`; the bytes that were, 0 where the system does not do that."""
+    """Move what was mapped and written since `before` into huge pages; the bytes moved, 0 where the system cannot."""
     if sys.platform != "linux":
         return 0
     n_bytes = 0
