@@ -53,6 +53,22 @@ def test_methods_say_what_plain_decoding_said(bench: Workbench, temperature: flo
         assert len(text.answer) == cut.n_kept <= cut.n_said
 
 
+def test_all_methods_draw_with_one_seed_a_prompt(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when a method is timed on another draw of the answer than the one that set its budget."""
+    engine, asked = bench.assistant.engine, []
+    generate = engine.generate
+
+    def noting(prompt, sampling, *args, **more):
+        asked.append((tuple(prompt), sampling.seed, sampling.temperature))
+        return generate(prompt, sampling, *args, **more)
+
+    monkeypatch.setattr(engine, "generate", noting)
+    events(bench, sampling=Sampling(temperature=0.8, seed=40), repeats=2)
+    assert len(set(asked)) == len(ASKED)
+    assert {seed for _, seed, _ in asked} == set(range(40, 46))
+    assert {temperature for *_, temperature in asked} == {0.8}
+
+
 def test_a_looping_answer_is_cut(bench: Workbench) -> None:
     """Fails when loops are measured: greedy text of the fake model, a walk on few states, falls into one."""
     assert any(c.n_kept < c.n_said for c in of(Cut, events(bench, n=250)))
@@ -140,3 +156,5 @@ def test_accepted_lengths_and_tokens_agree(bench: Workbench) -> None:
         assert s.n_first <= s.n_tokens
         assert s.ttft_ms > 0
         assert s.decode_ms >= s.target_ms + s.draft_ms
+        assert s.target_ms > 0
+        assert (s.draft_ms > 0) == (s.method != "plain")

@@ -44,6 +44,32 @@ def test_everybody_answers_within_the_budget_in_an_order_that_rotates(peers: Mod
     assert {tuple(len(r.tokens) for r in runs) for runs in found.values()} == {(5, 6, 7)}
 
 
+@pytest.mark.parametrize("n", [2, 3, 6, 9])
+def test_everybody_comes_first_once_in_as_many_prompts(peers: ModuleType, n: int) -> None:
+    """Fails when the order only seems to rotate for some numbers of contenders."""
+    order: list[str] = []
+    peers.meet({str(i): Fake(peers, str(i), 1.0, order) for i in range(n)}, [[1]] * n, [4] * n, 0.0)
+    assert {order[i * n] for i in range(n)} == {str(i) for i in range(n)}
+
+
+def test_settings_are_compared_within_their_own_heat(peers: ModuleType) -> None:
+    """Fails when a heat in which our plain run was slow makes its settings look fast."""
+
+    def row(over_theirs: float, over_ours: float) -> dict[str, Any]:
+        return {
+            "over_llama_server_plain": {"ratio": over_theirs},
+            "over_edgespec_plain": {"ratio": over_ours},
+        }
+
+    screened = {
+        "a quick heat": {"0.0": {peers.PLAIN: row(1, 1), "llama-server draft 2": row(2.0, 2.0)}},
+        "a slow heat": {"0.0": {peers.PLAIN: row(1, 1.4), "llama-server ngram-mod": row(1.5, 2.6)}},
+        "the third": {"0.0": {"llama-server draft 8": row(1.2, 1.2), "edgespec tree@4": row(3.0, 3.0)}},
+    }
+    found = [n for n in peers.finalists(screened, 0.0) if n.startswith("llama-server")]
+    assert found == ["llama-server draft 2", "llama-server ngram-mod", *peers.IDENTICAL.values()]
+
+
 def test_budgets_end_where_plain_decoding_begins_to_loop(peers: ModuleType) -> None:
     """Fails when loops are measured or their share is lost."""
 
