@@ -52,10 +52,16 @@ def commit() -> str:
 START: dict[str, Any] = {"commit": commit(), "date": time.strftime("%Y-%m-%d"), "machine": machine()}
 
 
+def _without_place(word: str) -> str:
+    """A word of the command without the folders of this machine."""
+    word = word.replace(f"{ROOT}/", "")
+    return Path(word).name if os.path.isabs(word) else word
+
+
 def write(name: str, result: dict[str, Any]) -> Path:
     """results/NAME.json with commit, machine, date and command in front."""
     RESULTS.mkdir(exist_ok=True)
-    command = " ".join(["python", *(a.replace(f"{ROOT}/", "") for a in sys.argv)])
+    command = " ".join(["python", *map(_without_place, sys.argv)])
     head = {**START, "command": command}
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({**head, **result}, indent=1) + "\n")
