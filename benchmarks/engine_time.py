@@ -27,7 +27,7 @@ SHAPES = {"chain of 5 rows": Choice("model", 5, 4, 1), "tree of 8 rows": Choice(
 class WarmContext(FakeContext):
     """Copies its rows just before they are read, so that they lie in the caches as a runtime leaves them."""
 
-    def evaluate(self, spans: list[Span]) -> Rows:
+    def evaluate(self, spans: list[Span], cancelled: object = None) -> Rows:
         rows = super().evaluate(spans)
         return Rows(np.ascontiguousarray(rows.logits).copy())
 
