@@ -50,9 +50,15 @@ def test_the_library_example_runs(capsys) -> None:
 
 
 def test_every_flag_named_is_a_flag() -> None:
-    """Fails when README promises an option that the command line refuses."""
-    options = (ROOT / "edgespec" / "cli" / "options.py").read_text() + (
-        ROOT / "edgespec" / "cli" / "run.py"
-    ).read_text()
-    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)):
+    """Fails when README or a page promises an option that the program it belongs to refuses."""
+    cli = ROOT / "edgespec" / "cli"
+    options = "".join((cli / name).read_text() for name in ("options.py", "run.py", "bench.py"))
+    scripts = "".join(file.read_text() for file in (ROOT / "benchmarks").glob("peers*.py"))
+    pages = README + (ROOT / "docs" / "bench.md").read_text()
+    in_scripts = re.findall(r"`python benchmarks/peers[^`]*`", pages)
+    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", " ".join(in_scripts))):
+        assert f'"{flag}"' in scripts, flag
+    for line in in_scripts:
+        pages = pages.replace(line, "")
+    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", pages)):
         assert f'"{flag}"' in options, flag
