@@ -46,6 +46,8 @@ bench: models-1b  ## the other benchmarks (about half an hour on an idle machine
 	@for type in f16 q4_0; do \
 	  $(BIN)/python benchmarks/speculation.py .cache/models/demo-1b-$$type.gguf --name 1b-$$type || exit 1; \
 	done
+	@$(BIN)/python benchmarks/bench_record.py demo -m demo --prompts benchmarks/data/prompts_dev.jsonl --max-tokens 64
+	@$(BIN)/python benchmarks/pairing.py .cache/models/demo-1b-q4_0.gguf
 	@$(BIN)/python benchmarks/engine_time.py
 	@$(BIN)/python benchmarks/growth.py
 	@$(BIN)/python benchmarks/exact_cost.py .cache/models/demo-1b-f16.gguf

@@ -45,9 +45,9 @@ bench() {
     for pair in $shapes; do
         shape=${pair%:*} type=${pair#*:} name=$shape-$type-gpu file=$models/$shape-$type.gguf
         [ -e "$file" ] || "$python" benchmarks/expand.py edgespec/demo/demo.gguf --shape "$shape" --type "$type" -o "$file"
-        "$python" -m edgespec.cli bench -m "$file" -d demo-draft --methods plain,chain,tree,tree@16,tree@32 \
-            --prompts benchmarks/data/prompts_dev.jsonl --limit 14 --max-tokens 64 --json \
-            >"benchmarks/results/bench-$name.json" || status=1 # a prompt that failed is in the result
+        "$python" benchmarks/bench_record.py "$name" -m "$file" -d demo-draft \
+            --methods plain,chain,tree,tree@16,tree@32 --prompts benchmarks/data/prompts_dev.jsonl --limit 14 \
+            --max-tokens 64 || status=1 # a prompt that failed is in the result
         "$python" benchmarks/peers.py "$file" --name "$name" "${server[@]}" \
             --screen-prompts 3 --screen-tokens 32 --prompts 8 --tokens 64 || status=1
         [ -z "${OUT:-}" ] || cp "benchmarks/results/bench-$name.json" "benchmarks/results/peers-$name.json" "$OUT"/
