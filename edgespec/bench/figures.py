@@ -34,8 +34,8 @@ def paired_ratio(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dict[
 def figures(samples: Sequence[Sample], plain: Sequence[Sample]) -> dict[str, Any]:
     """Figures of one method, and the same by category; plain: the samples it is compared with.
 
-    tokens_per_second is what a reader sees after the first tokens: all tokens but one over the time from first to last,
-    as serving benchmarks and llama.cpp count; median over repeats, low and high are the extremes. ratio_to_plain is the
+    tokens_per_second is what a reader sees after the first token: the others over the time from first to last, as
+    serving benchmarks and llama.cpp count (under --exact the first round drafts: all its tokens are left out); median over repeats, low and high are the extremes. ratio_to_plain is the
     median over prompts of plain's time a token over this method's, low and high its 95 % interval (None over fewer than
     N_LEAST prompts); answer_ratio_to_plain the same of whole answers, cold prompt and all. What samples cannot say is
     None.
@@ -79,7 +79,7 @@ def _figures(samples: Sequence[Sample], plain: Sequence[Sample]) -> dict[str, An
 
 def _tokens_per_second(samples: Sequence[Sample]) -> float | None:
     seconds = sum(s.decode_ms for s in samples) / 1e3
-    n_tokens = sum(s.n_tokens - 1 for s in samples if s.n_tokens > s.n_first)
+    n_tokens = sum(s.n_tokens - s.n_first for s in samples)
     return n_tokens / seconds if seconds and n_tokens else None
 
 
@@ -102,7 +102,7 @@ def _ratios(samples: Iterable[Sample], plain: Iterable[Sample], of: Callable[[Sa
 
 
 def _ms_per_token(s: Sample) -> float | None:
-    return s.decode_ms / (s.n_tokens - 1) if s.n_tokens > s.n_first else None
+    return s.decode_ms / (s.n_tokens - s.n_first) if s.n_tokens > s.n_first else None
 
 
 def _by_prompt(samples: Iterable[Sample], of: Callable[[Sample], float | None]) -> dict[tuple[str, int], float]:

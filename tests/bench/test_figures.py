@@ -19,6 +19,13 @@ def test_a_rate_is_of_all_tokens_but_one_after_the_first_came() -> None:
     assert figures([PLAIN], [PLAIN])["tokens_per_second"] == pytest.approx(10)
 
 
+def test_tokens_that_came_at_once_are_not_counted_as_fast() -> None:
+    """Fails when a first round of several tokens flatters the rate: 6 of 11 tokens follow it in 0.4 s."""
+    at_once = replace(FAST, n_first=5, accepted=(2, 2))
+    assert figures([at_once], [PLAIN])["tokens_per_second"] == pytest.approx(15)
+    assert figures([at_once], [PLAIN])["ratio_to_plain"] == pytest.approx(1.5)
+
+
 def test_whole_answers_are_compared_too() -> None:
     """Fails when what a method moves into the time to first token is seen nowhere."""
     assert figures([FAST], [PLAIN])["answer_ratio_to_plain"] == pytest.approx(1050 / 460)
