@@ -35,10 +35,10 @@ def figures(samples: Sequence[Sample], plain: Sequence[Sample]) -> dict[str, Any
     """Figures of one method, and the same by category; plain: the samples it is compared with.
 
     tokens_per_second is what a reader sees after the first token: the others over the time from first to last, as
-    serving benchmarks and llama.cpp count (under --exact the first round drafts: all its tokens are left out); median over repeats, low and high are the extremes. ratio_to_plain is the
-    median over prompts of plain's time a token over this method's, low and high its 95 % interval (None over fewer than
-    N_LEAST prompts); answer_ratio_to_plain the same of whole answers, cold prompt and all. What samples cannot say is
-    None.
+    serving benchmarks and llama.cpp count (under --exact the first round drafts: all its tokens are left out). Median
+    over repeats; low and high are the extremes. ratio_to_plain is the median over prompts of plain's time a token over
+    this method's, low and high its 95 % interval (None over fewer than N_LEAST prompts); answer_ratio_to_plain the same
+    of whole answers, cold prompt and all. What samples cannot say is None.
     """
     categories = sorted({s.category for s in samples})
     by_category = {c: _figures([s for s in samples if s.category == c], plain) for c in categories}
