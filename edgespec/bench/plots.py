@@ -141,7 +141,7 @@ def _legend_names(methods: panels.Figures) -> dict[str, str]:
         if name != "plain" and ratio is not None:
             names[name] += f": {ratio:.2f}× plain"
         elif speed is not None:
-            names[name] += f": {speed:.3g} tokens/s"
+            names[name] += f": {speed:,.0f} tokens/s" if speed >= 100 else f": {speed:.3g} tokens/s"
     return names
 
 
