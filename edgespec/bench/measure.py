@@ -16,7 +16,7 @@ import numpy as np
 from edgespec.bench.loops import loop_start
 from edgespec.bench.questions import Question
 from edgespec.errors import Cancelled, EdgespecError
-from edgespec.speculation.verify import Judge, along, verify
+from edgespec.speculation.verify import Draws, recorded_draws, target_draws
 from edgespec.types import Ids, Message, Prefill, Sampling, Step
 from edgespec.workbench import Workbench
 
@@ -130,7 +130,7 @@ class _Task:
     text: str
     cut: Cut
     sampling: Sampling
-    judge: Judge
+    draws: Draws
 
 
 def _task(
@@ -150,7 +150,7 @@ def _task(
         answer = np.asarray(said[: max(room, 0)], np.int32)
         whole = np.concatenate([np.asarray(prompt, np.int32), answer])
         cut = Cut(question.id, turn, len(answer), len(answer))
-        return _Task(question, turn, prompt, answer, text, cut, sampling, along(whole.tolist()))
+        return _Task(question, turn, prompt, answer, text, cut, sampling, recorded_draws(whole.tolist()))
     bench.use("plain")
     end_ids = bench.target.end_ids
     events = bench.assistant.engine.generate(prompt, sampling, max_tokens, end_ids=end_ids, cancelled=cancelled)
@@ -161,7 +161,7 @@ def _task(
     cut = Cut(question.id, turn, len(answer), len(answer) if start is None else start)
     pieces = bench.target.pieces()
     text = b"".join(pieces[t] for t in answer if t not in end_ids).decode("utf-8", "replace")
-    return _Task(question, turn, prompt, answer[: cut.n_kept], text, cut, sampling, verify)
+    return _Task(question, turn, prompt, answer[: cut.n_kept], text, cut, sampling, target_draws)
 
 
 def _refuse_a_stop(steps: Sequence[Step]) -> None:
@@ -185,7 +185,7 @@ def _sampled(bench: Workbench, name: str, task: _Task, repeat: int, cancelled: C
             task.sampling,
             len(task.answer),
             end_ids=end_ids,
-            judge=task.judge,
+            draws=task.draws,
             cancelled=cancelled,
         )
         for event in events:

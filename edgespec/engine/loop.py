@@ -19,7 +19,7 @@ from edgespec.speculation.controllers import Controller
 from edgespec.speculation.drafters.base import Drafter
 from edgespec.speculation.sampling import Noise, Process
 from edgespec.speculation.tree import below, single
-from edgespec.speculation.verify import Judge, verify
+from edgespec.speculation.verify import Draws, target_draws, verify
 from edgespec.types import PLAIN, Ids, Prefill, Sampling, Span, Step
 
 SLOT = 0
@@ -71,11 +71,11 @@ class Engine:
         end_ids: Collection[int],
         cancelled: Callable[[], bool] | None = None,
         progress: Progress | None = None,
-        judge: Judge = verify,
+        draws: Draws = target_draws,
     ) -> Iterator[Prefill | Step]:
         """One Prefill, then a Step a round; the last one has a finish. Closing the iterator stops between rounds.
 
-        judge: says which drafted tokens hold; another one than `verify` replays a recorded answer.
+        draws: where tokens come from; others than the target's replay a recorded answer.
         max_tokens None: until the context is full (finish "length"). Raises ContextOverflow when prompt and one token
         do not fit, Cancelled when stopped before the first token; later a stop is finish "cancelled".
         """
@@ -97,7 +97,7 @@ class Engine:
             try:
                 if cancelled and cancelled():
                     raise Cancelled("stopped")
-                step = self._round(process, noise, end_ids, n_left, judge, lead)
+                step = self._round(process, noise, end_ids, n_left, draws, lead)
             except Cancelled:
                 if prefill_ms is not None:
                     raise
@@ -133,7 +133,7 @@ class Engine:
         return n_same, missing[n_apart:]
 
     def _round(
-        self, process: Process, noise: Noise, end_ids: Collection[int], n_left: int, judge: Judge, lead: Ids
+        self, process: Process, noise: Noise, end_ids: Collection[int], n_left: int, draws: Draws, lead: Ids
     ) -> Step:
         """lead: text in front of the pending token that is in no cache yet. The pass that reads it drafts nothing: the
         first token need not wait for the drafter to read the prompt, and is the hardest one to draft."""
@@ -146,7 +146,7 @@ class Engine:
         whole, n_lead = (below(lead, tree), len(lead)) if len(lead) else (tree, 0)
         span = Span(SLOT, whole, np.arange(len(whole), dtype=np.int32), n_silent=n_lead)
         rows = self._target.evaluate([span], self._target.cancelled if n_lead else None)
-        verdict = judge(tree, rows, process, noise, history, end_ids=end_ids, max_tokens=n_left)
+        verdict = verify(tree, rows, process, noise, history, end_ids=end_ids, max_tokens=n_left, draws=draws)
         self._target.keep(SLOT, [*range(n_lead), *(n_lead + n for n in verdict.path)] if n_lead else verdict.path)
         self._ids[self._n : self._n + len(verdict.tokens)] = verdict.tokens
         self._n += len(verdict.tokens)

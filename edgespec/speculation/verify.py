@@ -7,28 +7,35 @@ decides how many of them one pass yields. Not covered: rejection sampling agains
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Protocol
+from typing import TypeAlias
 
 import numpy as np
 
 from edgespec.speculation.sampling import Noise, Process, draw
 from edgespec.types import FinishReason, Ids, Rows, TokenTree, Verdict
 
+# next_token(node, tokens): what follows `node` of the tree, reached by emitting `tokens` in this pass.
+NextToken: TypeAlias = Callable[[int, Sequence[int]], int]
+# Where tokens come from in a pass with these rows: the target's own draws, or a recorded text.
+Draws: TypeAlias = Callable[[Rows, Process, Noise, Ids], NextToken]
 
-class Judge(Protocol):
-    """What says which drafted tokens hold: `verify`, or a recorded text (`along`)."""
 
-    def __call__(
-        self,
-        tree: TokenTree,
-        rows: Rows,
-        process: Process,
-        noise: Noise,
-        history: Ids,
-        *,
-        end_ids: Collection[int],
-        max_tokens: int,
-    ) -> Verdict: ...
+def target_draws(rows: Rows, process: Process, noise: Noise, history: Ids) -> NextToken:
+    """The target's draws, from rows one a node of the tree; history: every id up to and with the pending token."""
+
+    def drawn(node: int, tokens: Sequence[int]) -> int:
+        dist = process(history, [tokens], rows.logits[node : node + 1], rows.ids)
+        return draw(dist, noise, len(history) + len(tokens))
+
+    return drawn
+
+
+def recorded_draws(text: Sequence[int]) -> Draws:
+    """The tokens of a recorded answer, whatever the rows say: real text at the real cost of a pass.
+
+    text: ids of prompt and answer; the generation must end with it (its max_tokens is the caller's affair).
+    """
+    return lambda _rows, _process, _noise, history: lambda _node, tokens: int(text[len(history) + len(tokens)])
 
 
 def verify(
@@ -40,47 +47,13 @@ def verify(
     *,
     end_ids: Collection[int],
     max_tokens: int,
+    draws: Draws = target_draws,
 ) -> Verdict:
     """The accepted path and the bonus token, cut at the first end token and at max_tokens (1 or more).
 
     rows: one a node of the tree, in its order. history: every id up to and with the pending token.
     """
-
-    def drawn(node: int, tokens: Sequence[int]) -> int:
-        dist = process(history, [tokens], rows.logits[node : node + 1], rows.ids)
-        return draw(dist, noise, len(history) + len(tokens))
-
-    return _walk(tree, drawn, end_ids, max_tokens)
-
-
-def along(text: Sequence[int]) -> Judge:
-    """A judge for which every draw is the next token of a recorded answer: real text at the real cost of a pass.
-
-    text: ids of prompt and answer; the generation must end with it (its max_tokens is the caller's affair).
-    """
-
-    def judge(
-        tree: TokenTree,
-        rows: Rows,
-        process: Process,
-        noise: Noise,
-        history: Ids,
-        *,
-        end_ids: Collection[int],
-        max_tokens: int,
-    ) -> Verdict:
-        def recorded(node: int, tokens: Sequence[int]) -> int:
-            return int(text[len(history) + len(tokens)])
-
-        return _walk(tree, recorded, end_ids, max_tokens)
-
-    return judge
-
-
-def _walk(
-    tree: TokenTree, next_token: Callable[[int, Sequence[int]], int], end_ids: Collection[int], max_tokens: int
-) -> Verdict:
-    """next_token(node, tokens): what follows `node`, reached by emitting `tokens` in this pass."""
+    next_token = draws(rows, process, noise, history)
     node, path = 0, [0]
     tokens: list[int] = []
     finish: FinishReason | None = None

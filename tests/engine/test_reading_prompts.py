@@ -12,7 +12,7 @@ from edgespec.engine.loop import Engine
 from edgespec.errors import Cancelled
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters.model import ModelDrafter
-from edgespec.speculation.verify import along
+from edgespec.speculation.verify import recorded_draws
 from edgespec.types import PLAIN, Choice, ContextSpec, Prefill, Sampling, Step
 
 MODEL = FakeModel(n_vocab=48, seed=3, end_ids=frozenset())
@@ -114,12 +114,12 @@ def test_a_recorded_answer_is_replayed_token_for_token(choice: Choice) -> None:
     """Fails when the replay says anything else, or takes no draft where the record has it."""
     prompt, said = [1, 2, 3], [(7 * i) % 48 for i in range(30)]
     e, _ = engine(choice)
-    assert answer(e, prompt, n=len(said), judge=along([*prompt, *said])) == said
+    assert answer(e, prompt, n=len(said), draws=recorded_draws([*prompt, *said])) == said
 
 
 def test_a_replay_of_the_models_own_answer_accepts_what_decoding_accepted() -> None:
-    """Fails when the judge looks at another place than the target did."""
+    """Fails when the record is read at another place than the target did."""
     own = [s for s in engine()[0].generate([1, 2, 3], Sampling(temperature=0), 40, end_ids=()) if isinstance(s, Step)]
     text = [1, 2, 3, *(t for s in own for t in s.tokens)]
-    again = engine()[0].generate([1, 2, 3], Sampling(temperature=0), 40, end_ids=(), judge=along(text))
+    again = engine()[0].generate([1, 2, 3], Sampling(temperature=0), 40, end_ids=(), draws=recorded_draws(text))
     assert [s.n_accepted for s in again if isinstance(s, Step)] == [s.n_accepted for s in own]
