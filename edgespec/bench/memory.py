@@ -109,7 +109,7 @@ def _pss(process: psutil.Process) -> int:
     """Bytes; where the system knows no PSS, the unique set, else the resident one."""
     try:
         full = process.memory_full_info()
-    except (psutil.AccessDenied, NotImplementedError, AttributeError):
+    except psutil.AccessDenied:
         return int(process.memory_info().rss)
     return int(getattr(full, "pss", 0) or getattr(full, "uss", 0) or full.rss)
 

@@ -5,7 +5,6 @@ Stopping half-way loses nothing: what was measured until then becomes the result
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -34,14 +33,13 @@ class Asked:
     """What to measure.
 
     methods    settings by the name of each method, plain among them
-    prompts    the prompt file's name, for the record; replayed: its answers are replayed
+    prompts    the prompt file's name, for the record
     max_tokens None: as long as the context lasts; system: instructions in front of every conversation
     """
 
     methods: Mapping[str, Settings]
     questions: Sequence[Question]
     prompts: str
-    replayed: bool
     sampling: Sampling
     max_tokens: int | None
     n_repeats: int
@@ -83,8 +81,11 @@ def run(asked: Asked, report: Report, cancelled: Callable[[], bool]) -> dict[str
         described = _described(bench, asked)
         plan = [asdict(line) for line in bench.assistant.plan]
         choices = {name: asdict(choice) for name, choice in bench.choices.items()}
-    with contextlib.suppress(Cancelled):
-        _measure_memory(asked, found, report, cancelled)
+    if not found.stopped:
+        try:
+            _measure_memory(asked, found, report, cancelled)
+        except Cancelled:
+            found.stopped = True
     return {**described, **_result(asked, found), "choices": choices, "plan": plan}
 
 
@@ -119,21 +120,15 @@ def _measured(bench: Workbench, asked: Asked, found: Collected, report: Report, 
 
 def _measure_memory(asked: Asked, found: Collected, report: Report, cancelled: Callable[[], bool]) -> None:
     """A pass of its own for each method, in a process of its own."""
-    if found.stopped:
-        return
     turns = [Message("system", asked.system)] if asked.system else []
     turns.append(Message("user", asked.questions[0].turns[0]))
     n_tokens = min(asked.max_tokens or MEMORY_TOKENS, MEMORY_TOKENS)
     for i, (name, settings) in enumerate(asked.methods.items()):
-        if cancelled():
-            found.stopped = True
-            return
         report(f"measuring memory ({name})", i / len(asked.methods))
         try:
             found.memory[name] = measure_memory(settings, turns, asked.sampling, n_tokens, cancelled)
         except Cancelled:
-            found.stopped = True
-            return
+            raise
         except EdgespecError as error:
             found.failures.append(Failure(name, asked.questions[0].id, 0, f"in the memory pass: {error}"))
 
@@ -155,7 +150,7 @@ def _described(bench: Workbench, asked: Asked) -> dict[str, Any]:
         "settings": {
             "prompts": asked.prompts,
             "n_prompts": len(asked.questions),
-            "replayed": asked.replayed,
+            "replayed": any(q.answers for q in asked.questions),
             "max_tokens": asked.max_tokens,
             "repeat": asked.n_repeats,
             "system": asked.system,

@@ -23,7 +23,7 @@ NO_TEMPLATE = (
     "so answers may be worse than the model can give"
 )
 _MAX_SOURCE = 1 << 20
-_TODO = "use another file of the model"
+_MEND = "use another file of the model"
 
 
 class ChatTemplate:
@@ -61,14 +61,14 @@ class ChatTemplate:
 
     def _compile(self, source: str) -> Template:
         if len(source) > _MAX_SOURCE:
-            raise ModelUnusable(f"the model's chat template is {len(source):,} characters long; {_TODO}")
+            raise ModelUnusable(f"the model's chat template is {len(source):,} characters long; {_MEND}")
         try:
             return self._environment.compile_limited(source)
         except TemplateSyntaxError as error:
             reason = f"{error.message} in line {error.lineno}"
-            raise ModelUnusable(f"the model's chat template has an error ({reason}); {_TODO}") from None
+            raise ModelUnusable(f"the model's chat template has an error ({reason}); {_MEND}") from None
         except Exception as error:  # the source is foreign: Python's compiler has its own limits and errors
-            raise ModelUnusable(f"the model's chat template cannot be read ({_brief(error)}); {_TODO}") from None
+            raise ModelUnusable(f"the model's chat template cannot be read ({_brief(error)}); {_MEND}") from None
 
     def _render(self, template: Template, messages: Sequence[Message]) -> str:
         values = {**self._values, "messages": [m.rendered() for m in messages], "add_generation_prompt": True}
@@ -81,7 +81,7 @@ class ChatTemplate:
                 f"the model's chat template refuses this conversation ({reason}); start a new one"
             ) from None
         except Exception as error:  # foreign code may raise anything: TemplateError, TypeError, RecursionError
-            raise ModelUnusable(f"the model's chat template fails ({_brief(error)}); {_TODO}") from None
+            raise ModelUnusable(f"the model's chat template fails ({_brief(error)}); {_MEND}") from None
 
 
 def fold_system(messages: Sequence[Message]) -> list[Message]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,68 +13,42 @@ import typer
 from edgespec.cli import INTERRUPTED, screen
 from edgespec.cli import options as o
 from edgespec.errors import BadSetting
-from edgespec.types import Sampling
 
 if TYPE_CHECKING:
     from edgespec.bench.run import Asked
 
-_DEFAULT = Sampling()
 _METHODS = "plain, auto, or NAME[:chain|:tree][@ROWS], with commas; chain and tree alone: the draft model's"
+# Comparisons are of greedy answers that end, the same ones in every run, unless asked otherwise.
+_ANSWERING = o.Answering(max_tokens=128, temperature=0.0, seed=0)
 
 
-def bench(
-    model: o.Model = None,
-    draft: o.Draft = None,
-    methods: Annotated[str, typer.Option("--methods", help=_METHODS)] = "plain,chain,tree",
-    prompts: Annotated[Path | None, typer.Option("--prompts", help="a .jsonl file (default: eight of our own)")] = None,
+@dataclass(frozen=True)
+class Measuring:
+    """Flags of what is measured."""
+
+    methods: Annotated[str, typer.Option("--methods", help=_METHODS)] = "plain,chain,tree"
+    prompts: Annotated[Path | None, typer.Option("--prompts", help="a .jsonl file (default: eight of our own)")] = None
     replay: Annotated[
         Path | None, typer.Option("--replay", help="a .jsonl file with answers: verify along its text at real cost")
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="only so many prompts, categories in turn")
-    ] = None,
-    repeat: Annotated[int, typer.Option("--repeat", min=1, help="answer every prompt so many times")] = 1,
+    ] = None
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="so many prompts, categories in turn")] = None
+    repeat: Annotated[int, typer.Option("--repeat", min=1, help="answer every prompt so many times")] = 1
+
+
+@o.flat
+def bench(
+    measuring: Measuring,
+    loading: o.Loading,
+    answering: o.Answering = _ANSWERING,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")] = False,
     plot: Annotated[Path | None, typer.Option("--plot", help="draw the result into FILE.svg or FILE.png")] = None,
-    nodes: o.Nodes = None,
-    depth: o.Depth = None,
-    context: o.Context = None,
-    kv: o.Kv = "f16",
-    exact: o.Exact = False,
-    threads: o.Threads = None,
-    system: o.System = None,
-    max_tokens: o.MaxTokens = 128,
-    temperature: o.Temperature = 0.0,
-    top_k: o.TopK = _DEFAULT.top_k,
-    top_p: o.TopP = _DEFAULT.top_p,
-    min_p: o.MinP = _DEFAULT.min_p,
-    repeat_penalty: o.RepeatPenalty = _DEFAULT.repeat_penalty,
-    seed: o.Seed = 0,
 ) -> int:
     """Measure methods side by side: speed, acceptance, memory, and what would be possible at most."""
     from edgespec.bench import plots
-    from edgespec.bench.methods import parse_methods
-    from edgespec.bench.questions import BUNDLED, read_questions, spread
-    from edgespec.bench.run import Asked
 
-    if prompts and replay:
-        raise BadSetting("--prompts and --replay both name what is asked; leave one of them out")
-    if replay and temperature > 0:
-        raise BadSetting("--replay follows text that was drawn without our noise; use it with --temperature 0")
+    asked = _asked(measuring, loading, answering)
     if plot:
         plots.check(plot)
-    base = o.settings(model, draft, "auto", "auto", nodes, depth, context, kv, exact, threads)
-    file = replay or prompts or BUNDLED
-    asked = Asked(
-        methods=parse_methods(methods, base),
-        questions=spread(read_questions(file, recorded=replay is not None), limit),
-        prompts=file.name,
-        replayed=replay is not None,
-        sampling=o.sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens),
-        max_tokens=max_tokens,
-        n_repeats=repeat,
-        system=system,
-    )
     result = _measured(asked)
     if as_json:
         print(json.dumps(result), flush=True)
@@ -85,6 +60,29 @@ def bench(
     if plot:  # last, so that a full disk costs nothing but the picture
         plots.draw(result, plot)
     return code
+
+
+def _asked(measuring: Measuring, loading: o.Loading, answering: o.Answering) -> Asked:
+    """Raises BadSetting before anything is loaded."""
+    from edgespec.bench.methods import parse_methods
+    from edgespec.bench.questions import BUNDLED, read_questions, spread
+    from edgespec.bench.run import Asked
+
+    replay = measuring.replay
+    if measuring.prompts and replay:
+        raise BadSetting("--prompts and --replay both name what is asked; leave one of them out")
+    if replay and answering.temperature > 0:
+        raise BadSetting("--replay follows text that was drawn without our noise; use it with --temperature 0")
+    file = replay or measuring.prompts or BUNDLED
+    return Asked(
+        methods=parse_methods(measuring.methods, loading.settings()),
+        questions=spread(read_questions(file, recorded=replay is not None), measuring.limit),
+        prompts=file.name,
+        sampling=answering.sampling(),
+        max_tokens=answering.max_tokens,
+        n_repeats=measuring.repeat,
+        system=answering.system,
+    )
 
 
 def _measured(asked: Asked) -> dict[str, Any]:

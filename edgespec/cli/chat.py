@@ -14,7 +14,6 @@ from edgespec.service.messages import Loaded
 from edgespec.service.supervisor import Supervisor
 from edgespec.types import Answer, Message, Sampling
 
-_DEFAULT = Sampling()
 HELP = """/help   this list
 /clear  forget the conversation and start anew (also /new)
 /stats  what the last answer cost
@@ -24,31 +23,13 @@ Ctrl-C stops an answer or drops a line; a second one in a row leaves.
 A space in front of a / sends the line as text. A paste of several lines is one message."""
 
 
-def chat(
-    model: o.Model = None,
-    draft: o.Draft = None,
-    method: o.Method = "auto",
-    shape: o.Shape = "auto",
-    nodes: o.Nodes = None,
-    depth: o.Depth = None,
-    context: o.Context = None,
-    kv: o.Kv = "f16",
-    exact: o.Exact = False,
-    threads: o.Threads = None,
-    system: o.System = None,
-    max_tokens: o.MaxTokens = None,
-    temperature: o.Temperature = _DEFAULT.temperature,
-    top_k: o.TopK = _DEFAULT.top_k,
-    top_p: o.TopP = _DEFAULT.top_p,
-    min_p: o.MinP = _DEFAULT.min_p,
-    repeat_penalty: o.RepeatPenalty = _DEFAULT.repeat_penalty,
-    seed: o.Seed = None,
-) -> int:
+@o.flat
+def chat(loading: o.Loading, answering: o.Answering, method: o.Method = "auto", shape: o.Shape = "auto") -> int:
     """Talk to a model."""
-    sampling = o.sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens)
-    asked = o.settings(model, draft, method, shape, nodes, depth, context, kv, exact, threads)
+    sampling, asked = answering.sampling(), loading.settings(method, shape)
     with Supervisor() as worker:
-        return Conversation(worker, screen.load(worker, asked), sampling, max_tokens, system).run()
+        loaded = screen.load(worker, asked)
+        return Conversation(worker, loaded, sampling, answering.max_tokens, answering.system).run()
 
 
 class Conversation:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import secrets
-from typing import Annotated
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -48,33 +52,74 @@ RepeatPenalty = Annotated[float, _answer(("--repeat-penalty",), "REPEAT_PENALTY"
 Seed = Annotated[int | None, _answer(("--seed",), "SEED", "the same seed gives the same text (default: a new one)")]
 
 
-def settings(
-    model: str | None,
-    draft: str | None,
-    method: str,
-    shape: str,
-    nodes: int | None,
-    depth: int | None,
-    context: int | None,
-    kv: str,
-    exact: bool,
-    threads: int | None,
-) -> Settings:
-    """Raises BadSetting for values no model could meet, before anything is loaded."""
-    return Settings(model, draft, method, shape, nodes, depth, context, kv, exact, threads)
+_DEFAULT = Sampling()
 
 
-def sampling(
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    min_p: float,
-    repeat_penalty: float,
-    seed: int | None,
-    max_tokens: int | None,
-) -> Sampling:
-    """Raises BadSetting; without a seed a new one is drawn."""
-    if max_tokens is not None and max_tokens < 1:
-        raise BadSetting(f"--max-tokens is {max_tokens} but must be at least 1")
-    chosen = secrets.randbits(32) if seed is None else seed
-    return Sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed=chosen)
+@dataclass(frozen=True)
+class Loading:
+    """Flags of a model to load."""
+
+    model: Model = None
+    draft: Draft = None
+    nodes: Nodes = None
+    depth: Depth = None
+    context: Context = None
+    kv: Kv = "f16"
+    exact: Exact = False
+    threads: Threads = None
+
+    def settings(self, method: str = "auto", shape: str = "auto") -> Settings:
+        """Raises BadSetting for values no model could meet, before anything is loaded."""
+        return Settings(method=method, shape=shape, **vars(self))
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Flags of an answer."""
+
+    system: System = None
+    max_tokens: MaxTokens = None
+    temperature: Temperature = _DEFAULT.temperature
+    top_k: TopK = _DEFAULT.top_k
+    top_p: TopP = _DEFAULT.top_p
+    min_p: MinP = _DEFAULT.min_p
+    repeat_penalty: RepeatPenalty = _DEFAULT.repeat_penalty
+    seed: Seed = None
+
+    def sampling(self) -> Sampling:
+        """Raises BadSetting; without a seed a new one is drawn at every call."""
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise BadSetting(f"--max-tokens is {self.max_tokens} but must be at least 1")
+        chosen = secrets.randbits(32) if self.seed is None else self.seed
+        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repeat_penalty, seed=chosen)
+
+
+def flat(verb: Callable[..., int]) -> Callable[..., int]:
+    """The verb as typer wants it: every parameter that is a group of flags (a dataclass) stands as its fields.
+
+    A group's defaults are those of the parameter's default, else its own.
+    """
+    hints = get_type_hints(verb, include_extras=True)
+    groups: dict[str, tuple[type, list[str]]] = {}
+    flags: list[inspect.Parameter] = []
+    for parameter in inspect.signature(verb).parameters.values():
+        group = hints[parameter.name]
+        if not (isinstance(group, type) and is_dataclass(group)):
+            flags.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=group))
+            continue
+        default = group() if parameter.default is inspect.Parameter.empty else parameter.default
+        kinds = get_type_hints(group, include_extras=True)
+        names = [field.name for field in fields(group)]
+        groups[parameter.name] = (group, names)
+        flags += [
+            inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=getattr(default, n), annotation=kinds[n])
+            for n in names
+        ]
+
+    @functools.wraps(verb)
+    def called(**given: Any) -> int:
+        made = {name: group(**{n: given.pop(n) for n in names}) for name, (group, names) in groups.items()}
+        return verb(**made, **given)
+
+    called.__signature__ = inspect.Signature(flags, return_annotation=int)  # type: ignore[attr-defined]
+    return called

@@ -15,44 +15,29 @@ from edgespec.service.messages import Done, Loaded
 from edgespec.service.supervisor import Supervisor
 from edgespec.types import Message, Sampling
 
-_DEFAULT = Sampling()
 # Far beyond any context; without it an endless pipe would fill the memory first.
 MAX_INPUT_BYTES = 1 << 26
 
 
+@o.flat
 def run(
+    loading: o.Loading,
+    answering: o.Answering,
     prompt: Annotated[
         str | None, typer.Option("-p", "--prompt", help="the question; - or none: standard input")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object and nothing else")] = False,
-    model: o.Model = None,
-    draft: o.Draft = None,
     method: o.Method = "auto",
     shape: o.Shape = "auto",
-    nodes: o.Nodes = None,
-    depth: o.Depth = None,
-    context: o.Context = None,
-    kv: o.Kv = "f16",
-    exact: o.Exact = False,
-    threads: o.Threads = None,
-    system: o.System = None,
-    max_tokens: o.MaxTokens = None,
-    temperature: o.Temperature = _DEFAULT.temperature,
-    top_k: o.TopK = _DEFAULT.top_k,
-    top_p: o.TopP = _DEFAULT.top_p,
-    min_p: o.MinP = _DEFAULT.min_p,
-    repeat_penalty: o.RepeatPenalty = _DEFAULT.repeat_penalty,
-    seed: o.Seed = None,
 ) -> int:
     """Answer one question."""
-    sampling = o.sampling(temperature, top_k, top_p, min_p, repeat_penalty, seed, max_tokens)
-    asked = o.settings(model, draft, method, shape, nodes, depth, context, kv, exact, threads)
+    sampling, asked = answering.sampling(), loading.settings(method, shape)
     messages = [Message("user", _prompt(prompt))]
-    if system:
-        messages.insert(0, Message("system", system))
+    if answering.system:
+        messages.insert(0, Message("system", answering.system))
     with Supervisor() as worker:
         loaded = screen.load(worker, asked)
-        done = screen.answer(worker, messages, sampling, max_tokens, show=not as_json)
+        done = screen.answer(worker, messages, sampling, answering.max_tokens, show=not as_json)
     if as_json:
         print(json.dumps(result(done, loaded, sampling)))
     if done.answer.finish == "cancelled":

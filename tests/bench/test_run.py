@@ -11,7 +11,7 @@ from edgespec.bench.questions import Question
 from edgespec.types import Sampling, Settings
 
 ASKED = run.Asked(
-    parse_methods("chain", Settings()), [Question("q", "a", ("x",))], "f.jsonl", False, Sampling(), 32, n_repeats=1
+    parse_methods("chain", Settings()), [Question("q", "a", ("x",))], "f.jsonl", Sampling(), 32, n_repeats=1
 )
 
 
