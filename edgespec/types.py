@@ -210,7 +210,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Step:
-    """One round: the tokens it emitted and where its time went (milliseconds)."""
+    """One round: the tokens it emitted and where its time went (milliseconds).
+
+    ranks  for each node of the walk that had children, in order: which of them was the draw (0 is the first), or -1
+    """
 
     tokens: tuple[int, ...]
     choice: Choice
@@ -220,6 +223,20 @@ class Step:
     draft_ms: float
     overhead_ms: float
     finish: FinishReason | None = None
+    ranks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A line for the user in the middle of an answer: what changed, and why.
+
+    kind      "ladder" (the plan changed), "context" (room was made), "turns" (old ones were left out) or "restart"
+    n_tokens  tokens of the answer that were there already
+    """
+
+    kind: str
+    text: str
+    n_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -259,7 +276,8 @@ class Prefill:
 class Settings:
     """What the user asked of a model to be loaded; None means the plan decides. Raises BadSetting.
 
-    draft  a name, a path, "none", or None
+    draft   a name, a path, "none", or None
+    budget  bytes edgespec may take on all devices together; None: what is free, less a margin
     """
 
     model: str | None = None
@@ -272,6 +290,7 @@ class Settings:
     kv: str = "f16"
     exact: bool = False
     threads: int | None = None
+    budget: int | None = None
 
     def __post_init__(self) -> None:
         for name, value, known in (

@@ -9,24 +9,30 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from edgespec.errors import EdgespecError
-from edgespec.types import Answer, Message, Piece, PlanLine, Sampling, Settings
+from edgespec.types import Answer, Message, Notice, Piece, PlanLine, Sampling, Settings
 
 _LENGTH = struct.Struct("<I")
 
 
 @dataclass(frozen=True)
 class Load:
+    """rung: how many steps down the ladder of its plan to begin (after a death)."""
+
     request: int
     settings: Settings
+    rung: int = 0
 
 
 @dataclass(frozen=True)
 class Generate:
+    """said: ids of this very answer that were emitted before the process died; the answer goes on behind them."""
+
     request: int
     messages: tuple[Message, ...]
     sampling: Sampling
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    said: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Loaded:
+    """n_rungs: how many steps its ladder has; a restart may begin at any of them."""
+
     request: int
     model: str
     note: str
@@ -45,6 +53,7 @@ class Loaded:
     method: str
     plan: tuple[PlanLine, ...]
     warnings: tuple[str, ...]
+    n_rungs: int = 1
 
 
 @dataclass(frozen=True)
@@ -63,12 +72,21 @@ class Said:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """Something changed under way."""
+
+    request: int
+    notice: Notice
+
+
+@dataclass(frozen=True)
 class Done:
-    """rss_bytes: memory of the model's process at the end of the answer."""
+    """rss_bytes: memory of the model's process at the end of the answer; notices: every one of this answer."""
 
     request: int
     answer: Answer
     rss_bytes: int
+    notices: tuple[Notice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +96,7 @@ class Failed:
 
 
 Order = Load | Generate | Cancel
-Event = Loaded | Progress | Said | Done | Failed
+Event = Loaded | Progress | Said | Noted | Done | Failed
 
 
 class Pipe:

@@ -1,0 +1,54 @@
+"""What a plan decides: everything that costs bytes or time, as one frozen value.
+
+A ladder is a sequence of these, widest first. Not covered: choosing one (plan.py), opening it (assemble).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgespec.types import PLAIN, Choice, ContextSpec
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a model's weights lie.
+
+    n_gpu_layers    repeating layers on devices, counted from the last one as llama.cpp does; one more than there are
+                    puts the head there too; 0: everything on the processor
+    tensor_split    share of those layers by device, in the runtime's order; (): as the runtime divides them
+    experts_on_cpu  the experts of a mixture stay on the processor whatever n_gpu_layers says
+    """
+
+    n_gpu_layers: int = 0
+    tensor_split: tuple[float, ...] = ()
+    experts_on_cpu: bool = False
+
+
+@dataclass(frozen=True)
+class DraftModel:
+    """A drafter that is a model of its own.
+
+    context  its n_ctx is the conversation's, whatever the window
+    window   None: its cache holds the whole conversation; else the first N_SINK tokens and the last `window` ones
+    """
+
+    name: str
+    context: ContextSpec
+    placement: Placement = Placement()
+    window: int | None = None
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One way to run a model.
+
+    choice     what a round drafts; PLAIN without a drafter
+    target     its n_ctx is the longest conversation promised; what is allocated at first may be less (engine/growth)
+    draft      None: nothing drafts, or what drafts needs no model
+    """
+
+    target: ContextSpec
+    choice: Choice = PLAIN
+    placement: Placement = Placement()
+    draft: DraftModel | None = None
