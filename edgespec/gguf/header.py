@@ -30,7 +30,8 @@ from gguf.constants import (
 from edgespec.errors import ModelNotFound, ModelUnusable
 from edgespec.gguf.magic import MAGIC, check_regular, describe, missing
 
-Value = str | int | float | bool
+Number = int | float | bool
+Value = str | Number
 
 # Far beyond any real file (262k tokens with merges: 0.8 M strings, 20 MiB), and quick to walk.
 MAX_HEADER_BYTES = 256 << 20
@@ -38,8 +39,11 @@ MAX_KEPT_STRING_BYTES = 1 << 20
 MAX_KEYS = 1 << 16
 MAX_TENSORS = 1 << 17
 MAX_ARRAY_STRINGS = 1 << 22
+MAX_KEPT_NUMBERS = 1 << 10
 MAX_DIMS = 4
 _WINDOW_BYTES = 1 << 20
+# What fits into a C++ string object itself (libstdc++): longer ones take a block of their own when a runtime loads them.
+SHORT_STRING_BYTES = 15
 
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 _SCALARS: dict[int, struct.Struct] = {
@@ -73,13 +77,17 @@ class Header:
     """What stands before the tensor data.
 
     metadata      scalars and strings by key; strings beyond MAX_KEPT_STRING_BYTES are left out
+    arrays        elements of short arrays of numbers, by key (one value a layer, mostly)
     lengths       number of elements of each array, by key
+    long_strings  how many of a string array's elements have more than SHORT_STRING_BYTES, and their bytes, by key
     needed_bytes  size the tensor table asks the file to have; file_bytes is what it has
     """
 
     version: int
     metadata: Mapping[str, Value]
+    arrays: Mapping[str, tuple[Number, ...]]
     lengths: Mapping[str, int]
+    long_strings: Mapping[str, tuple[int, int]]
     tensors: tuple[Tensor, ...]
     data_start: int
     needed_bytes: int
@@ -114,23 +122,35 @@ class _Walk:
         self._size = os.fstat(file.fileno()).st_size
         self._window, self._base, self._pos = b"", 0, 0
         self._n_strings = 0
+        self._metadata: dict[str, Value] = {}
+        self._arrays: dict[str, tuple[Number, ...]] = {}
+        self._lengths: dict[str, int] = {}
+        self._long_strings: dict[str, tuple[int, int]] = {}
 
     def header(self) -> Header:
         version = self._check_magic()
         n_tensors, n_keys = self._number(_U64), self._number(_U64)
         self._bound("metadata entries", n_keys, MAX_KEYS)
         self._bound("tensors", n_tensors, MAX_TENSORS)
-        metadata: dict[str, Value] = {}
-        lengths: dict[str, int] = {}
         for _ in range(n_keys):
-            self._entry(metadata, lengths)
-        alignment = metadata.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
+            self._entry()
+        alignment = self._metadata.get("general.alignment", GGUF_DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise self._damaged(f"an alignment of {alignment}")
         tensors, end = self._tensors(n_tensors, alignment)
         start = _padded(self._pos, alignment)
         needed = start + end if tensors else self._pos
-        return Header(version, metadata, lengths, tensors, start, needed, self._size)
+        return Header(
+            version,
+            self._metadata,
+            self._arrays,
+            self._lengths,
+            self._long_strings,
+            tensors,
+            start,
+            needed,
+            self._size,
+        )
 
     def _check_magic(self) -> int:
         head = self._file.read(512)
@@ -148,19 +168,19 @@ class _Walk:
             )
         return version
 
-    def _entry(self, metadata: dict[str, Value], lengths: dict[str, int]) -> None:
+    def _entry(self) -> None:
         key = self._string(MAX_KEYS) or ""
-        if key in metadata or key in lengths:
+        if key in self._metadata or key in self._lengths:
             raise self._damaged(f"metadata entry {key[:80]!r} twice")
         kind = self._number(_U32)
         if kind == GGUFValueType.STRING:
             text = self._string(MAX_HEADER_BYTES, keep=MAX_KEPT_STRING_BYTES)
             if text is not None:
-                metadata[key] = text
+                self._metadata[key] = text
         elif kind == GGUFValueType.ARRAY:
-            lengths[key] = self._skip_array()
+            self._array(key)
         elif kind in _SCALARS:
-            metadata[key] = self._scalar(_SCALARS[kind])
+            self._metadata[key] = self._scalar(_SCALARS[kind])
         else:
             raise self._damaged(f"value type {kind} of metadata entry {key[:80]!r}")
 
@@ -200,21 +220,26 @@ class _Walk:
             raise self._damaged(f"shape {list(shape)} of tensor {name[:80]!r}")
         return Tensor(name, shape, weight_type, offset, n_elements // block * block_bytes)
 
-    def _skip_array(self) -> int:
+    def _array(self, key: str) -> None:
+        """Note an array's length, and its elements where they are few numbers."""
         kind, count = self._number(_U32), self._number(_U64)
-        if kind in _SCALARS:
+        if kind in _SCALARS and count <= MAX_KEPT_NUMBERS:
+            self._arrays[key] = tuple(self._scalar(_SCALARS[kind]) for _ in range(count))
+        elif kind in _SCALARS:
             self._skip(count * _SCALARS[kind].size)
         elif kind == GGUFValueType.STRING:
             self._n_strings += count
             self._bound("strings in arrays", self._n_strings, MAX_ARRAY_STRINGS)
-            self._skip_strings(count)
+            self._long_strings[key] = self._skip_strings(count)
         else:
             raise self._damaged(f"array elements of type {kind}")
-        return count
+        self._lengths[key] = count
 
-    def _skip_strings(self, count: int) -> None:
-        """Step over strings; the one loop that runs hundreds of thousands of times for a real file."""
+    def _skip_strings(self, count: int) -> tuple[int, int]:
+        """Step over strings and add up the long ones (number, bytes); the one loop that runs hundreds of thousands of
+        times for a real file."""
         length_at = _U64.unpack_from
+        n_long = long_bytes = 0
         window, at = self._window, self._pos - self._base
         last = len(window) - 8
         for _ in range(count):
@@ -223,8 +248,13 @@ class _Walk:
                 self._fill(8)
                 window, at = self._window, 0
                 last = len(window) - 8
-            at += 8 + length_at(window, at)[0]
+            length = length_at(window, at)[0]
+            if length > SHORT_STRING_BYTES:
+                n_long += 1
+                long_bytes += length
+            at += 8 + length
         self._pos = self._base + at
+        return n_long, long_bytes
 
     def _string(self, limit: int, keep: int = MAX_KEPT_STRING_BYTES) -> str | None:
         """A string, with U+FFFD for bytes that are not UTF-8; None where it is longer than `keep`."""

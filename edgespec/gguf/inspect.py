@@ -66,15 +66,10 @@ class ModelFile:
 def inspect(path: str | os.PathLike[str]) -> ModelFile:
     """What the file is; raises ModelNotFound or ModelUnusable, each naming the file and what to do."""
     path = Path(path)
-    header = read_header(path)
+    parts = headers(path)
+    header = parts[path]
     meta = header.metadata
-    architecture = _text(meta, "general.architecture")
-    _refuse_other_kinds(path, meta, architecture)
-    if architecture is None or not _ARCHITECTURE.match(architecture):
-        raise ModelUnusable(f"{path} does not name its architecture; get a complete .gguf file of the model")
-    parts = {path: header, **_other_parts(path, meta)}
-    for part, part_header in parts.items():
-        _check_complete(part, part_header)
+    architecture = str(meta["general.architecture"])
     pooling = _refuse_embedding_models(path, meta, architecture)
     tokenizer = _check_whole(path, meta, header.lengths, parts)
     tensors = [tensor for part_header in parts.values() for tensor in part_header.tensors]
@@ -91,6 +86,20 @@ def inspect(path: str | os.PathLike[str]) -> ModelFile:
         pooling=pooling,
         tokenizer=tokenizer,
     )
+
+
+def headers(path: Path) -> dict[Path, Header]:
+    """The header of every part of a model, the first one first; raises what inspect raises for files cut short, parts
+    missing and files of another kind."""
+    header = read_header(path)
+    architecture = _text(header.metadata, "general.architecture")
+    _refuse_other_kinds(path, header.metadata, architecture)
+    if architecture is None or not _ARCHITECTURE.match(architecture):
+        raise ModelUnusable(f"{path} does not name its architecture; get a complete .gguf file of the model")
+    parts = {path: header, **_other_parts(path, header.metadata)}
+    for part, part_header in parts.items():
+        _check_complete(part, part_header)
+    return parts
 
 
 def _refuse_other_kinds(path: Path, meta: Mapping[str, Value], architecture: str | None) -> None:

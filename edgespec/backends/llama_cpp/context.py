@@ -15,11 +15,11 @@ import numpy as np
 from edgespec.backends.base import Cancelled as CancelledCheck
 from edgespec.backends.base import Progress
 from edgespec.backends.llama_cpp.batch import Batch
+from edgespec.backends.llama_cpp.dimensions import EXACT_F16_ROWS, Dimensions, dimensions
 from edgespec.backends.llama_cpp.runtime import log, n_cores
 from edgespec.backends.llama_cpp.sequences import Sequences
 from edgespec.errors import (
     BackendError,
-    BadSetting,
     Cancelled,
     DecodeFailed,
     DoesNotFit,
@@ -29,9 +29,6 @@ from edgespec.errors import (
 from edgespec.types import Caps, ContextSpec, Floats, Ids, Rows, Span
 
 KV_TYPE = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0, "q4_0": lib.GGML_TYPE_Q4_0}
-MAX_SEQUENCES = 256
-# With f16 KV a lone row, or 64 rows and more, runs another attention kernel than 2 to 32 rows (docs/exact.md).
-EXACT_F16_ROWS = (2, 32)
 
 
 class LlamaContext:
@@ -41,33 +38,24 @@ class LlamaContext:
         self, model: ctypes.c_void_p, spec: ContextSpec, *, n_vocab: int, trees: bool, exact_holds: bool
     ) -> None:
         """exact_holds: the self-test found the recipe of `spec.exact` to hold on this host."""
-        self._pads = spec.exact and spec.kv_type == "f16"
-        max_nodes = min(spec.max_nodes, EXACT_F16_ROWS[1]) if self._pads else spec.max_nodes
-        max_leaves = min(spec.max_leaves, max_nodes) if trees else 1
-        if spec.exact and spec.n_slots > 1:
-            raise BadSetting(f"--exact holds for one conversation in a context, not {spec.n_slots}")
-        self._helper = spec.n_slots if spec.exact else None
-        n_own = spec.n_slots + (1 if spec.exact else 0)
-        n_spare = min(spec.n_slots * (max_leaves - 1), MAX_SEQUENCES - n_own)
-        if max_leaves - 1 > n_spare:
-            raise BadSetting(f"a tree of {max_leaves} leaves needs more than the runtime's {MAX_SEQUENCES} sequences")
+        self._dims = dims = dimensions(spec, trees)
+        self._pads, self._helper = dims.pads, dims.helper
         self.spec = spec
         self.caps = Caps(
-            max_nodes=max_nodes,
+            max_nodes=dims.max_nodes,
             max_silent=0 if spec.exact else spec.n_ubatch,
-            max_leaves=max_leaves,
+            max_leaves=dims.max_leaves,
             trees=trees,
             max_rollback=None if trees else 0,
             state_copy=True,
             exact=spec.exact and exact_holds,
         )
         self._n_vocab = n_vocab
-        self._n_rows_max = max(max_nodes * spec.n_slots + 1, n_own + n_spare)
         self._closed = False
-        self._ptr = _open(model, spec, n_rows_max=self._n_rows_max, n_seq_max=n_own + n_spare)
+        self._ptr = _open(model, spec, dims)
         self._memory = lib.llama_get_memory(self._ptr)
-        self._seqs = Sequences(self._memory, spec.n_slots, n_spare, n_own)
-        self._batch = Batch(_n_batch(spec, self._n_rows_max))
+        self._seqs = Sequences(self._memory, spec.n_slots, dims.n_spare, dims.first_spare)
+        self._batch = Batch(dims.n_batch)
         self._view_at = 0
         self._view: Floats = np.zeros((0, n_vocab), np.float32)
 
@@ -271,18 +259,23 @@ class _aborting:
             lib.llama_set_abort_callback(self._ptr, lib.ggml_abort_callback(), None)
 
 
-def _n_batch(spec: ContextSpec, n_rows_max: int) -> int:
-    """Tokens of the widest pass: rows and their twin under --exact, beside what a pass may read of a prompt."""
-    return n_rows_max + 1 + spec.n_ubatch
+def _open(model: ctypes.c_void_p, spec: ContextSpec, dims: Dimensions) -> ctypes.c_void_p:
+    log.clear()
+    ptr = lib.llama_init_from_model(model, context_params(spec, dims))
+    if not ptr:
+        raise DoesNotFit(
+            f"the runtime could not open a context of {spec.n_ctx} tokens with {spec.kv_type} KV: "
+            f"{log.reason() or 'no reason given'}; try a smaller --context"
+        )
+    return ptr  # type: ignore[no-any-return]
 
 
-def _open(model: ctypes.c_void_p, spec: ContextSpec, *, n_rows_max: int, n_seq_max: int) -> ctypes.c_void_p:
+def context_params(spec: ContextSpec, dims: Dimensions) -> lib.llama_context_params:
     params = lib.llama_context_default_params()
-    params.n_ctx = spec.n_ctx + spec.n_slots * (n_rows_max + 1)
-    params.n_batch = _n_batch(spec, n_rows_max)
-    params.n_ubatch = params.n_batch
-    params.n_seq_max = n_seq_max
-    params.n_outputs_max = max(n_rows_max, n_seq_max)  # below n_seq_max the runtime aborts (docs/trees.md)
+    params.n_ctx = dims.n_cells
+    params.n_batch = params.n_ubatch = dims.n_batch
+    params.n_seq_max = dims.n_seq_max
+    params.n_outputs_max = dims.n_outputs
     params.n_threads = params.n_threads_batch = spec.n_threads or n_cores()
     params.type_k = params.type_v = KV_TYPE[spec.kv_type]
     params.kv_unified = True
@@ -291,11 +284,4 @@ def _open(model: ctypes.c_void_p, spec: ContextSpec, *, n_rows_max: int, n_seq_m
     quantised = spec.kv_type != "f16"
     if spec.exact or quantised:
         params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
-    log.clear()
-    ptr = lib.llama_init_from_model(model, params)
-    if not ptr:
-        raise DoesNotFit(
-            f"the runtime could not open a context of {spec.n_ctx} tokens with {spec.kv_type} KV: "
-            f"{log.reason() or 'no reason given'}; try a smaller --context"
-        )
-    return ptr  # type: ignore[no-any-return]
+    return params

@@ -1,0 +1,40 @@
+"""Bytes by component and device: what predictions and measurements are told in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+CPU = "cpu"
+
+
+@dataclass(frozen=True)
+class Item:
+    """source: where the figure comes from, a line of the runtime or of ours."""
+
+    component: str
+    device: str
+    n_bytes: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Footprint:
+    items: tuple[Item, ...]
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(item.n_bytes for item in self.items)
+
+    def on(self, device: str) -> int:
+        return sum(item.n_bytes for item in self.items if item.device == device)
+
+    def of(self, component: str) -> int:
+        return sum(item.n_bytes for item in self.items if item.component == component)
+
+    def __add__(self, other: Footprint) -> Footprint:
+        return Footprint(self.items + other.items)
+
+
+def joined(parts: Iterable[Footprint]) -> Footprint:
+    return Footprint(tuple(item for part in parts for item in part.items))
