@@ -13,7 +13,8 @@ import record
 from prompts import dev_prompts
 from speculation import DRAFT, Switch, tree_of
 
-from edgespec.backends.llama_cpp.model import LlamaModel, LoadOptions
+from edgespec.backends.llama_cpp.load import LoadOptions
+from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.engine.clock import TimedContext
 from edgespec.engine.loop import Engine
 from edgespec.speculation.drafters.model import ModelDrafter

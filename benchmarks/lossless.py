@@ -12,7 +12,8 @@ import sys
 import record
 
 sys.path.insert(0, str(record.ROOT))
-from edgespec.backends.llama_cpp.model import LlamaModel, LoadOptions
+from edgespec.backends.llama_cpp.load import LoadOptions
+from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.types import PLAIN
 from tests import test_lossless as law
 

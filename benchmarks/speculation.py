@@ -20,7 +20,8 @@ import record
 from growth import ByProbability
 from prompts import dev_prompts
 
-from edgespec.backends.llama_cpp.model import LlamaModel, LoadOptions
+from edgespec.backends.llama_cpp.load import LoadOptions
+from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.engine.clock import TimedContext
 from edgespec.engine.loop import Engine
 from edgespec.speculation.drafters.model import ModelDrafter

@@ -10,7 +10,8 @@ from pathlib import Path
 from edgespec import explain
 from edgespec.assistant import Assistant
 from edgespec.backends.llama_cpp import build, runtime
-from edgespec.backends.llama_cpp.model import LlamaModel, LoadOptions
+from edgespec.backends.llama_cpp.load import LoadOptions
+from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.backends.llama_cpp.selftest import HostFacts, host_facts, rows_agree
 from edgespec.chat.answer import Chat
 from edgespec.engine.clock import TimedContext

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from edgespec.backends.fake import FakeModel
-from edgespec.backends.llama_cpp.model import LlamaModel, LoadOptions
+from edgespec.backends.llama_cpp.load import LoadOptions
+from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.engine.clock import TimedContext
 from edgespec.engine.loop import Engine
 from edgespec.speculation.controllers import FixedController

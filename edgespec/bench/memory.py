@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from edgespec.errors import Cancelled
+from edgespec.memory.measure import pss
 from edgespec.service.messages import Progress
 from edgespec.service.supervisor import Supervisor
 from edgespec.types import Message, Sampling, Settings
@@ -90,8 +91,8 @@ class _Watch:
 
     def _look(self) -> None:
         with contextlib.suppress(psutil.Error):
-            pss = _pss(psutil.Process(self.pid))
-            self._peaks[self.stage] = max(self._peaks.get(self.stage, 0), pss)
+            n_bytes = pss(self.pid)
+            self._peaks[self.stage] = max(self._peaks.get(self.stage, 0), n_bytes)
 
     def peak(self) -> int:
         return max(self._peaks.values(), default=0)
@@ -103,15 +104,6 @@ class _Watch:
             found.append({"what": what, "bytes": max(peak - before, 0)})
             before = max(before, peak)
         return found
-
-
-def _pss(process: psutil.Process) -> int:
-    """Bytes; where the system knows no PSS, the unique set, else the resident one."""
-    try:
-        full = process.memory_full_info()
-    except psutil.AccessDenied:
-        return int(process.memory_info().rss)
-    return int(getattr(full, "pss", 0) or getattr(full, "uss", 0) or full.rss)
 
 
 def _device_bytes(pid: int) -> int | None:

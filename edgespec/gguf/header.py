@@ -42,7 +42,7 @@ MAX_ARRAY_STRINGS = 1 << 22
 MAX_KEPT_NUMBERS = 1 << 10
 MAX_DIMS = 4
 _WINDOW_BYTES = 1 << 20
-# What fits into a C++ string object itself (libstdc++): longer ones take a block of their own when a runtime loads them.
+# What fits into a C++ string object itself (libstdc++): longer ones take a block of their own in a runtime.
 SHORT_STRING_BYTES = 15
 
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")

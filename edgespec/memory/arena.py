@@ -1,7 +1,7 @@
 """The size of a compute buffer: llama.cpp's graph allocator played through on tensor sizes alone.
 
-Tensors live from the node that makes them to the last one that reads them; a freed block is filled by what fits it best,
-and some operations write over their input. Source: ggml/src/ggml-alloc.c (ggml_dyn_tallocr_alloc, _free_bytes,
+Tensors live from the node that makes them to the last one that reads them; a freed block is filled by what fits it
+best, and some operations write over their input. Source: ggml/src/ggml-alloc.c (ggml_dyn_tallocr_alloc, _free_bytes,
 ggml_gallocr_allocate_node, ggml_gallocr_alloc_graph_impl). Not covered: buffers in several chunks, which only devices
 with a largest buffer size have.
 """

@@ -1,8 +1,9 @@
 """The tensors of a llama-like model's pass, as memory/arena.py takes them.
 
-Node for node what src/models/llama.cpp builds with flash attention and src/llama-graph.cpp puts around it (build_inp_embd,
-build_attn_inp_kv, build_attn, build_attn_mha): order and views decide what can be written over. A quantised cache adds
-rotations of queries, keys, values and results. Not covered: other architectures, attention without the fused kernel.
+Node for node what src/models/llama.cpp builds with flash attention and src/llama-graph.cpp puts around it
+(build_inp_embd, build_attn_inp_kv, build_attn, build_attn_mha): order and views decide what can be written over. A
+quantised cache adds rotations of queries, keys, values and results. Not covered: other architectures, attention
+without the fused kernel.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -30,15 +30,16 @@ CONTEXT_OBJECTS = 5 << 18
 MODEL_OBJECTS = 1 << 18
 GRAPH_NODE_BYTES = 3 << 10
 # libstdc++ and glibc: an entry of id_to_token and its cached piece (40 + 32 bytes), and a node of token_to_id (64 with
-# its header) a token; a node of bpe_ranks a merge (src/llama-vocab.cpp). Long strings lie apart, several copies of each.
+# its header) a token; a node of bpe_ranks a merge (src/llama-vocab.cpp). Of long strings several copies lie apart.
 TOKEN_BYTES, MERGE_BYTES, LONG_COPIES, LONG_HEADER = 144, 96, 6, 17
 # Hash tables grow to the next of these many buckets (libstdc++, _Prime_rehash_policy).
 BUCKETS = (13, 29, 59, 127, 257, 541, 1109, 2357, 5087, 10273, 20753, 42043, 85229, 172933, 351061, 712697, 1447153)
 # A Python bytes object of a token's length in a list (chat decodes with them).
 PIECE_BYTES = 57
-CELL_BYTES = 52  # position, shift and a set of 256 sequence ids a cell, beside its entry in a map (src/llama-kv-cells.h)
+# Position, shift and a set of 256 sequence ids a cell, beside its entry in a map (src/llama-kv-cells.h).
+CELL_BYTES = 52
 
-Compute = Callable[[ContextSpec, Placement], Mapping[str, int] | None]
+_ON_CPU = Placement()
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Part:
 
     shape: Shape
     spec: ContextSpec
-    placement: Placement = Placement()
+    placement: Placement = _ON_CPU
     role: str = ""
     compute: Mapping[str, int] | None = None
 
@@ -158,14 +159,18 @@ def widest(shape: Shape, dims: Dimensions, kv_type: str) -> Pass:
 def _compute(part: Part, dims: Dimensions, host: Host, places: _Places) -> tuple[Item, ...]:
     found = []
     if part.compute is not None:
-        found = [Item(f"{part.role}compute", d, n, "the runtime, asked without allocating") for d, n in part.compute.items()]
+        found = [
+            Item(f"{part.role}compute", d, n, "the runtime, asked without allocating") for d, n in part.compute.items()
+        ]
     else:
         needed = compute_bytes(part.shape, widest(part.shape, dims, part.spec.kv_type))
         used = {places.layer(i) for i in range(len(part.shape.layers))} | {places.head}
-        source = "src/llama-graph.cpp, ggml/src/ggml-alloc.c" if part.shape.llama_like else "as a plain model of its size"
+        source = (
+            "src/llama-graph.cpp, ggml/src/ggml-alloc.c" if part.shape.llama_like else "as a plain model of its size"
+        )
         found = [Item(f"{part.role}compute", device, needed, source) for device in sorted(used)]
     scratch = _scratch(part, min(dims.n_cells, dims.n_batch), host, places)
-    return (*found, Item(f"{part.role}compute", CPU, scratch, "ggml/src/ggml-cpu/ggml-cpu.c, ggml_graph_plan"))
+    return (*found, Item(f"{part.role}scratch", CPU, scratch, "ggml/src/ggml-cpu/ggml-cpu.c, ggml_graph_plan"))
 
 
 def _scratch(part: Part, n_tokens: int, host: Host, places: _Places) -> int:
@@ -173,9 +178,7 @@ def _scratch(part: Part, n_tokens: int, host: Host, places: _Places) -> int:
     tiles of attention (ggml_graph_plan; FA tiles of 64 rows and 64 cells)."""
     dim = part.shape.head_dim
     tiles = _FLOAT * host.n_threads * (64 * dim + 2 * 64 * 64 + 64 * dim + 64 * dim + 64 * dim)
-    on_cpu = [
-        t for i, layer in enumerate(part.shape.layers) for t in layer.tensors if places.tensor(i, t) == CPU
-    ]
+    on_cpu = [t for i, layer in enumerate(part.shape.layers) for t in layer.tensors if places.tensor(i, t) == CPU]
     widest_input = max((_input_bytes(t) for t in on_cpu), default=0.0)
     return max(int(n_tokens * widest_input), tiles if on_cpu else 0)
 

@@ -14,7 +14,7 @@ from edgespec.service.messages import Progress
 def watch(monkeypatch: pytest.MonkeyPatch) -> memory._Watch:
     """A process of 10 bytes that grows by 10 at every look."""
     sizes: Iterator[int] = iter(range(10, 10_000, 10))
-    monkeypatch.setattr(memory, "_pss", lambda _: next(sizes))
+    monkeypatch.setattr(memory, "pss", lambda _: next(sizes))
     return memory._Watch(pid=1)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from edgespec.backends.fake import FakeContext, FakeModel
-from edgespec.backends.llama_cpp.model import LlamaModel, LoadOptions
+from edgespec.backends.llama_cpp.load import LoadOptions
+from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.engine.calibrate import measure
 from edgespec.errors import BadSetting, Cancelled, DecodeFailed
 from edgespec.speculation.tree import single

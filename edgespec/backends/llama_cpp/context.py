@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
@@ -270,7 +271,8 @@ def _open(model: ctypes.c_void_p, spec: ContextSpec, dims: Dimensions) -> ctypes
     return ptr  # type: ignore[no-any-return]
 
 
-def context_params(spec: ContextSpec, dims: Dimensions) -> lib.llama_context_params:
+def context_params(spec: ContextSpec, dims: Dimensions) -> Any:
+    """llama_context_params for it."""
     params = lib.llama_context_default_params()
     params.n_ctx = dims.n_cells
     params.n_batch = params.n_ubatch = dims.n_batch

@@ -5,31 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import llama_cpp.llama_cpp as lib
 
-from edgespec.backends.llama_cpp import pages, runtime
+from edgespec.backends.llama_cpp import figures, pages, runtime
 from edgespec.backends.llama_cpp.context import LlamaContext
+from edgespec.backends.llama_cpp.load import LoadOptions, model_params
 from edgespec.errors import BackendError, Cancelled, ModelUnusable
 from edgespec.types import ContextSpec
-
-ALL_LAYERS = 999
-
-
-@dataclass(frozen=True)
-class LoadOptions:
-    """How weights are loaded; the self-test finds which of them this host survives.
-
-    extra_buffers  repacked weights: faster passes, a second copy of them in memory
-    exact_holds    the self-test found `ContextSpec.exact` to hold here
-    """
-
-    extra_buffers: bool = True
-    exact_holds: bool = True
-    n_gpu_layers: int = ALL_LAYERS
 
 
 class LlamaModel:
@@ -40,9 +25,8 @@ class LlamaModel:
 
     def __init__(self, path: Path, options: LoadOptions, progress: Callable[[float], bool] | None = None) -> None:
         runtime.start()
-        params = lib.llama_model_default_params()
-        params.n_gpu_layers = options.n_gpu_layers
-        params.use_extra_bufts = options.extra_buffers
+        given = model_params(options)
+        params = given.struct
         stopped = False
 
         def on_progress(done: float, _user: object) -> bool:
@@ -56,6 +40,9 @@ class LlamaModel:
         regions = pages.anonymous_regions()
         self._ptr = lib.llama_model_load_from_file(os.fsencode(path), params)
         pages.collapse_new(regions)
+        self.buffers = figures.read(runtime.log.lines()).weights
+        if any("REPACK" in name for name in self.buffers):
+            pages.drop_file(path)
         if stopped:
             self.close()
             raise Cancelled("stopped while loading the model")

@@ -1,5 +1,7 @@
-"""Weights in huge pages: scattered over pages of 4 KiB, repacked 4-bit weights cost a lone row up to a third more time
-(benchmarks/LOG.md).
+"""Pages of weights: rearranged ones into huge pages, and the file's own given back where a copy took their place.
+
+Scattered over pages of 4 KiB, repacked 4-bit weights cost a lone row up to a third more time (benchmarks/LOG.md); and a
+file that was mapped and copied counts twice until its pages are dropped.
 
 Linux gives a large malloc huge pages only where it is told to, and can move what was written into some afterwards (6.1
 and newer). Mapped files stay as they are. Not covered: buffers of a context, where huge pages changed nothing.
@@ -8,12 +10,14 @@ and newer). Mapped files stay as they are. Not covered: buffers of a context, wh
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 # Smaller buffers are not worth it, and huge pages of a half-used one would fill memory that nobody asked for.
 MIN_BYTES = 16 << 20
-_MADV_COLLAPSE = 25
+_MADV_DONTNEED, _MADV_COLLAPSE = 4, 25
 _MAPS = Path("/proc/self/maps")
 
 Region = tuple[int, int]
@@ -21,27 +25,43 @@ Region = tuple[int, int]
 
 def anonymous_regions() -> frozenset[Region]:
     """(start, end) of every private writable mapping without a file, of MIN_BYTES or more; empty where unknown."""
-    try:
-        lines = _MAPS.read_text().splitlines()
-    except OSError:
-        return frozenset()
-    found = []
-    for line in lines:
-        place, rights, _offset, _device, inode, *name = line.split(maxsplit=5)
-        start, end = (int(x, 16) for x in place.split("-"))
-        if rights.startswith("rw-p") and inode == "0" and not name and end - start >= MIN_BYTES:
-            found.append((start, end))
-    return frozenset(found)
+    return frozenset(
+        (start, end)
+        for start, end, rights, name in _mappings()
+        if rights.startswith("rw-p") and not name and end - start >= MIN_BYTES
+    )
 
 
 def collapse_new(before: frozenset[Region]) -> int:
     """Move what was mapped and written since `before` into huge pages; the bytes moved, 0 where the system cannot."""
     if sys.platform != "linux":
         return 0
-    n_bytes = 0
+    return _advise(anonymous_regions() - before, _MADV_COLLAPSE)
+
+
+def drop_file(path: Path) -> int:
+    """Give back the pages of a mapped file, of which whatever is read again comes from the page cache; the bytes of
+    its mappings, 0 where the system cannot."""
+    if sys.platform != "linux":
+        return 0
+    real = os.path.realpath(path)
+    return _advise({(start, end) for start, end, _, name in _mappings() if name == real}, _MADV_DONTNEED)
+
+
+def _advise(regions: Iterable[Region], advice: int) -> int:
+    """Bytes of the regions for which the system took the advice."""
     madvise = ctypes.CDLL(None, use_errno=True).madvise
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    for start, end in anonymous_regions() - before:
-        if madvise(start, end - start, _MADV_COLLAPSE) == 0:
-            n_bytes += end - start
-    return n_bytes
+    return sum(end - start for start, end in regions if madvise(start, end - start, advice) == 0)
+
+
+def _mappings() -> Iterator[tuple[int, int, str, str]]:
+    """Start, end, rights and file of every mapping; file "" for none; nothing where unknown."""
+    try:
+        lines = _MAPS.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        place, rights, _offset, _device, _inode, *name = line.split(maxsplit=5)
+        start, end = (int(x, 16) for x in place.split("-"))
+        yield start, end, rights, name[0] if name else ""

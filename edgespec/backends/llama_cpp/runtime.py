@@ -19,7 +19,7 @@ import llama_cpp
 import llama_cpp.llama_cpp as lib
 
 _LOG_LINES = 400
-_LEVEL_ERROR, _LEVEL_CONTINUE = 4, 5
+_LEVEL_DEBUG, _LEVEL_ERROR, _LEVEL_CONTINUE = 1, 4, 5
 _ready = False
 
 
@@ -35,10 +35,15 @@ class Log:
         if level != _LEVEL_CONTINUE:
             self._level = level
         *lines, self._partial = (self._partial + text.decode("utf-8", "replace")).split("\n")
-        self._lines.extend((self._level, line) for line in lines if line.strip())
+        if self._level != _LEVEL_DEBUG:
+            self._lines.extend((self._level, line) for line in lines if line.strip())
 
     def clear(self) -> None:
         self._lines.clear()
+
+    def lines(self) -> list[str]:
+        """What was said since the last clear, as far as it is kept."""
+        return [line for _, line in self._lines]
 
     def reason(self) -> str:
         """The first error since the last clear, or an empty string; later ones only repeat that loading failed."""
@@ -65,6 +70,16 @@ def start() -> None:
 
 def supports_gpu() -> bool:
     return bool(lib.llama_supports_gpu_offload())
+
+
+def ggml(stem: str) -> ctypes.CDLL:
+    """A library of ggml ("ggml", "ggml-base") that came with the runtime's; it is loaded already and only found again.
+
+    Raises OSError where there is none of that name.
+    """
+    folder = Path(os.environ.get("LLAMA_CPP_LIB_PATH") or Path(lib.__file__).parent / "lib")
+    names = [folder / name for name in (f"lib{stem}.so", f"lib{stem}.dylib", f"{stem}.dll")]
+    return ctypes.CDLL(str(next((name for name in names if name.exists()), names[0])))
 
 
 def version() -> str:

@@ -20,7 +20,8 @@ import numpy as np
 
 from edgespec.backends.base import Context
 from edgespec.backends.llama_cpp import runtime
-from edgespec.backends.llama_cpp.model import LlamaModel, LoadOptions
+from edgespec.backends.llama_cpp.load import LoadOptions
+from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.errors import BackendError
 from edgespec.types import ContextSpec, Floats, Ids, Span, TokenTree
 

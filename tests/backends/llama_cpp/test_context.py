@@ -11,7 +11,8 @@ import pytest
 from edgespec.backends.llama_cpp import context as context_module
 from edgespec.backends.llama_cpp import runtime
 from edgespec.backends.llama_cpp.context import LlamaContext
-from edgespec.backends.llama_cpp.model import LlamaModel, LoadOptions
+from edgespec.backends.llama_cpp.load import LoadOptions
+from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.errors import BackendError, BadSetting, Cancelled, DecodeFailed, InvalidBatch, ModelUnusable, NoKvSlot
 from edgespec.speculation.tree import chain, single
 from edgespec.types import ContextSpec, Span, TokenTree

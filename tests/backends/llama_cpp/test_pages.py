@@ -54,3 +54,15 @@ def test_a_new_buffer_keeps_its_content(memory: mmap.mmap) -> None:
     memory[:] = content
     assert pages.collapse_new(frozenset()) >= 0
     assert memory[:] == content
+
+
+def test_a_dropped_file_is_read_again(tmp_path: Path) -> None:
+    """Fails when pages that are given back are lost, or none are given back."""
+    path = tmp_path / "weights"
+    content = np.random.default_rng(0).integers(0, 256, BIG, np.uint8).tobytes()
+    path.write_bytes(content)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        assert mapped[:] == content
+        assert pages.drop_file(path) == BIG
+        assert mapped[:] == content
+    assert pages.drop_file(path) == 0
