@@ -24,11 +24,11 @@ from edgespec.types import ContextSpec
 # Bytes of 32 elements of a cached row (ggml/src/ggml-common.h: block_q8_0, block_q4_0).
 KV_BLOCK = {"f16": 64, "q8_0": 34, "q4_0": 18}
 _FLOAT = 4
-# The runtime's own objects, measured on this build: graphs and their tables, threads' stacks and code paged in, for a
-# context; tensors' and layers' objects for a model (benchmarks/results/predict.json).
-CONTEXT_OBJECTS = 5 << 18
-MODEL_OBJECTS = 1 << 18
-GRAPH_NODE_BYTES = 3 << 10
+# The runtime's own objects, measured on this build: code paged in by the first model, then for each context graphs and
+# their tables, and for each model tensors and layers (benchmarks/results/predict.json).
+CODE_BYTES = 5 << 18
+OBJECT_BYTES = 1 << 18
+GRAPH_NODE_BYTES = 5 << 9
 # libstdc++ and glibc: an entry of id_to_token and its cached piece (40 + 32 bytes), and a node of token_to_id (64 with
 # its header) a token; a node of bpe_ranks a merge (src/llama-vocab.cpp). Of long strings several copies lie apart.
 TOKEN_BYTES, MERGE_BYTES, LONG_COPIES, LONG_HEADER = 144, 96, 6, 17
@@ -47,6 +47,8 @@ class Part:
     """A model of a configuration with what its context is opened with.
 
     role     "" for the target, "draft " for a drafter: it stands in front of the components' names
+    n_used   cells in use: the mask of a pass reaches that far, and the system gives pages only where something was
+             written; None: all of them, which is what a long conversation comes to
     compute  the runtime's own figure by device where one is known (measure.py), else None
     """
 
@@ -55,6 +57,7 @@ class Part:
     placement: Placement = _ON_CPU
     role: str = ""
     compute: Mapping[str, int] | None = None
+    n_used: int | None = None
 
     @property
     def trees(self) -> bool:
@@ -73,7 +76,7 @@ def predict(part: Part, host: Host) -> Footprint:
             Item(f"{part.role}output", CPU, _output(part.shape, dims), "src/llama-context.cpp, output_reserve"),
             Item(f"{part.role}vocabulary", CPU, _vocabulary(part.shape), "src/llama-vocab.cpp"),
             Item(f"{part.role}python", CPU, _python(part.shape, dims), "edgespec: pieces, histories, batches"),
-            Item(f"{part.role}runtime", CPU, _objects(part.shape, dims), "measured: graphs, cells, code paged in"),
+            Item(f"{part.role}runtime", CPU, _objects(part, dims), "measured: graphs, cells, code paged in"),
         )
     )
 
@@ -158,19 +161,28 @@ def widest(shape: Shape, dims: Dimensions, kv_type: str) -> Pass:
 
 def _compute(part: Part, dims: Dimensions, host: Host, places: _Places) -> tuple[Item, ...]:
     found = []
+    reserved = widest(part.shape, dims, part.spec.kv_type)
     if part.compute is not None:
         found = [
             Item(f"{part.role}compute", d, n, "the runtime, asked without allocating") for d, n in part.compute.items()
         ]
     else:
-        needed = compute_bytes(part.shape, widest(part.shape, dims, part.spec.kv_type))
+        needed = compute_bytes(part.shape, reserved)
         used = {places.layer(i) for i in range(len(part.shape.layers))} | {places.head}
         source = (
             "src/llama-graph.cpp, ggml/src/ggml-alloc.c" if part.shape.llama_like else "as a plain model of its size"
         )
         found = [Item(f"{part.role}compute", device, needed, source) for device in sorted(used)]
+    if part.n_used is not None and CPU in {item.device for item in found}:
+        unused = 2 * reserved.n_tokens * max(dims.n_cells - _padded(part.n_used), 0)
+        found.append(Item(f"{part.role}compute", CPU, -unused, "the mask's part beyond the cells in use"))
     scratch = _scratch(part, min(dims.n_cells, dims.n_batch), host, places)
     return (*found, Item(f"{part.role}scratch", CPU, scratch, "ggml/src/ggml-cpu/ggml-cpu.c, ggml_graph_plan"))
+
+
+def _padded(n_cells: int) -> int:
+    """Attention reads cells in whole blocks (src/llama-kv-cache.cpp, get_n_kv)."""
+    return -(-n_cells // 256) * 256
 
 
 def _scratch(part: Part, n_tokens: int, host: Host, places: _Places) -> int:
@@ -214,6 +226,7 @@ def _python(shape: Shape, dims: Dimensions) -> int:
     return PIECE_BYTES * shape.n_vocab + _FLOAT * dims.n_cells + 32 * dims.n_batch
 
 
-def _objects(shape: Shape, dims: Dimensions) -> int:
-    n_nodes = max(1024, 8 * len(shape.tensors))  # src/llama-context.cpp, graph_max_nodes
-    return MODEL_OBJECTS + CONTEXT_OBJECTS + GRAPH_NODE_BYTES * n_nodes + CELL_BYTES * dims.n_cells
+def _objects(part: Part, dims: Dimensions) -> int:
+    n_nodes = max(1024, 8 * len(part.shape.tensors))  # src/llama-context.cpp, graph_max_nodes
+    once = 0 if part.role else CODE_BYTES
+    return once + OBJECT_BYTES + GRAPH_NODE_BYTES * n_nodes + CELL_BYTES * dims.n_cells
