@@ -1,0 +1,40 @@
+"""Bytes by component and device: what a prediction, a measurement and a plan all speak of.
+
+Components: "weights", "kv", "recurrent state", "compute", "output", the same of a drafter with "draft " in front,
+"vocabulary", "python" and "program". Devices: "cpu" and the runtime's names ("CUDA0", ...). Not covered: where the
+figures come from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Item:
+    """source: where the figure is from, in a few plain words."""
+
+    component: str
+    device: str
+    n_bytes: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """A sum of items; several may share a component and a device."""
+
+    items: tuple[Item, ...] = ()
+
+    def __add__(self, other: Footprint) -> Footprint:
+        return Footprint(self.items + other.items)
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(item.n_bytes for item in self.items)
+
+    def on(self, device: str) -> int:
+        return sum(item.n_bytes for item in self.items if item.device == device)
+
+    def of(self, component: str) -> int:
+        return sum(item.n_bytes for item in self.items if item.component == component)
