@@ -212,7 +212,8 @@ class Verdict:
 class Step:
     """One round: the tokens it emitted and where its time went (milliseconds).
 
-    ranks  for each node of the walk that had children, in order: which of them was the draw (0 is the first), or -1
+    ranks   for each node of the walk that had children, in order: which of them was the draw (0 is the first), or -1
+    greedy  the answer was drawn at temperature 0
     """
 
     tokens: tuple[int, ...]
@@ -224,6 +225,7 @@ class Step:
     overhead_ms: float
     finish: FinishReason | None = None
     ranks: tuple[int, ...] = ()
+    greedy: bool = False
 
 
 @dataclass(frozen=True)
@@ -305,6 +307,7 @@ class Settings:
             ("depth", self.depth, MAX_NODES),
             ("context", self.context, 2**24),
             ("threads", self.threads, 1024),
+            ("budget", self.budget, 2**63 - 1),
         ):
             if number is not None and not 1 <= number <= high:
                 raise BadSetting(f"--{name} is {number} but must be between 1 and {high}")

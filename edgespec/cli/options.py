@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from edgespec.errors import BadSetting
+from edgespec.memory import sizes
 from edgespec.types import Sampling, Settings
 
 _MODEL, _ANSWER = "Model and speculation", "Answer"
@@ -41,6 +42,9 @@ Context = Annotated[int | None, _load(("--context",), "CONTEXT", "tokens of conv
 Kv = Annotated[str, _load(("--kv",), "KV", "f16, q8_0 or q4_0: type of the cache (smaller ones change the text)")]
 Exact = Annotated[bool, _load(("--exact",), "EXACT", "the very text of plain decoding, byte for byte")]
 Threads = Annotated[int | None, _load(("--threads",), "THREADS", "processor threads (default: one a core)")]
+Budget = Annotated[
+    str | None, _load(("--budget",), "BUDGET", "memory to stay within, such as 6GiB or 800MB (default: what is free)")
+]
 
 System = Annotated[str | None, _answer(("-s", "--system"), "SYSTEM", "instructions in front of the conversation")]
 MaxTokens = Annotated[int | None, _answer(("--max-tokens",), "MAX_TOKENS", "longest answer (default: what fits)")]
@@ -67,10 +71,12 @@ class Loading:
     kv: Kv = "f16"
     exact: Exact = False
     threads: Threads = None
+    budget: Budget = None
 
     def settings(self, method: str = "auto", shape: str = "auto") -> Settings:
         """Raises BadSetting for values no model could meet, before anything is loaded."""
-        return Settings(method=method, shape=shape, **vars(self))
+        given = {**vars(self), "budget": None if self.budget is None else sizes.parse(self.budget)}
+        return Settings(method=method, shape=shape, **given)
 
 
 @dataclass(frozen=True)

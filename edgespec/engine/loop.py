@@ -164,6 +164,7 @@ class Engine:
             draft_ms=draft_ms,
             overhead_ms=total - target_ms - draft_ms,
             finish=verdict.finish,
+            greedy=process.sampling.greedy,
         )
         self._controller.observe(step)
         return step

@@ -11,12 +11,12 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgespec.store import paths
+from edgespec.store.files import write_whole
 
 # Raised when figures of older versions are no longer comparable: they are measured again.
 VERSION = 1
@@ -65,17 +65,8 @@ def save(key: str, data: Mapping[str, Any]) -> None:
     Raises TypeError or ValueError for what JSON cannot hold; a disk that is full or read-only is passed over.
     """
     text = json.dumps({"version": VERSION, "key": key, "data": dict(data)}, allow_nan=False)
-    path, written = _path(key), None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f"{path.stem}-", delete=False) as file:
-            written = file.name
-            file.write(text)
-        os.replace(written, path)
-    except OSError:  # the next start measures again, nothing else
-        if written is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(written)
+    with contextlib.suppress(OSError):  # the next start measures again, nothing else
+        write_whole(_path(key), text)
 
 
 def _path(key: str) -> Path:

@@ -10,6 +10,7 @@ from edgespec.cli import options as o
 from edgespec.cli.bench import bench
 from edgespec.cli.chat import chat
 from edgespec.cli.run import run
+from edgespec.errors import BadSetting
 from edgespec.types import Sampling, Settings
 
 CALLS: list[tuple[o.Loading, o.Answering, str]] = []
@@ -48,7 +49,16 @@ def test_the_verbs_that_answer_share_their_flags(one: object) -> None:
 
 def test_flags_reach_the_settings_they_are_named_after() -> None:
     """Fails when two of them are swapped on the way."""
-    loading = o.Loading("m", "d", 4, 3, 512, "q8_0", True, 2)
-    assert loading.settings("model", "chain") == Settings("m", "d", "model", "chain", 4, 3, 512, "q8_0", True, 2)
+    loading = o.Loading("m", "d", 4, 3, 512, "q8_0", True, 2, "3KiB")
+    assert loading.settings("model", "chain") == Settings("m", "d", "model", "chain", 4, 3, 512, "q8_0", True, 2, 3072)
     answering = o.Answering(None, 5, 0.5, 6, 0.7, 0.8, 1.1, 9)
     assert answering.sampling() == Sampling(0.5, 6, 0.7, 0.8, 1.1, seed=9)
+
+
+def test_a_budget_that_is_no_size_is_refused() -> None:
+    """Fails when it reaches the planner as text, or counts as no budget."""
+    assert o.Loading().settings().budget is None
+    with pytest.raises(BadSetting, match="--budget '6GB5' is no size"):
+        o.Loading(budget="6GB5").settings()
+    with pytest.raises(BadSetting, match="--budget is 0"):
+        Settings(budget=0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgespec.store import calibration
+from edgespec.store import calibration, files
 
 DATA = {"rows": [1, 2], "pass_ms": [1.5, 2.5]}
 
@@ -74,7 +74,7 @@ def test_a_failed_replacement_leaves_the_old_figures_and_no_rubbish(
     def full(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(calibration.os, "replace", full)
+    monkeypatch.setattr(files.os, "replace", full)
     calibration.save("abc", {"rows": []})
     assert calibration.load("abc") == DATA
     only_file(folder)

@@ -1,0 +1,135 @@
+"""What drafts and where the weights lie, with the tokens a second to expect: everything that changes speed much.
+
+    tokens a second = tokens of the best tree / (drafter's waves + target's pass of that width + ROUND_MS)
+
+Bytes follow from an arm, the context, cache types, windows and n_ubatch (search.py). Not covered: whether it fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgespec.memory.configuration import Placement
+from edgespec.memory.methods import Method
+from edgespec.speculation.cost import Curve
+from edgespec.speculation.policies import N_BEAMS
+from edgespec.speculation.shapes import Trees, best_trees
+from edgespec.types import MAX_NODES, PLAIN, Choice, Settings
+
+# Rows that are tried where the user named none: every width up to 8, then landings of kernels that work on 4 rows at a
+# time (docs/design.md section 8), up to where no curve here paid.
+ROWS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 64)
+MAX_DEPTH = 16
+# --exact keeps f16 rows alike in passes of up to so many (docs/exact.md).
+MAX_EXACT_ROWS = 32
+# What a round takes besides passes: drawing, walking, bookkeeping (benchmarks/engine_time.py).
+ROUND_MS = 0.4
+# Growth stops by itself where its drafter is unsure, so the deepest of depths that are as good as this is taken.
+DEEPER = 0.005
+
+
+@dataclass(frozen=True)
+class Arm:
+    """method None: plain decoding; site: where the drafter lies."""
+
+    method: Method | None
+    choice: Choice
+    placement: Placement
+    site: Placement
+    tokens_per_pass: float
+    tokens_per_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Every choice of a method's rows, depth and width, as parallel arrays; depths of the same rows and width rise.
+
+    rows, tokens  int64 [n], float64 [n]; waves int64 [n, N_BEAMS], passes of 1, 2, ... nodes that drafting takes
+    starts        int64 [k], where each pair of rows and width begins
+    """
+
+    choices: tuple[Choice, ...]
+    rows: NDArray[np.int64]
+    tokens: NDArray[np.float64]
+    waves: NDArray[np.int64]
+    starts: NDArray[np.int64]
+
+    def best(self, pass_ms: NDArray[np.float64], wave_ms: NDArray[np.float64]) -> list[tuple[Choice, float, float]]:
+        """The best depth for each number of rows and width: the choice, its tokens and its tokens a second.
+
+        pass_ms float64 [n], the target's pass of each choice; wave_ms float64 [N_BEAMS].
+        """
+        rates = 1e3 * self.tokens / (pass_ms + self.waves @ wave_ms + ROUND_MS)
+        most = np.maximum.reduceat(rates, self.starts)
+        limit = np.repeat((1 - DEEPER) * most, np.diff(self.starts, append=len(rates)))
+        deepest = np.maximum.reduceat(np.where(rates >= limit, np.arange(len(rates)), 0), self.starts)
+        return [
+            (self.choices[i], tokens, rate)
+            for i, tokens, rate in zip(
+                deepest.tolist(), self.tokens[deepest].tolist(), rates[deepest].tolist(), strict=True
+            )
+        ]
+
+
+def plain_rate(pass_ms: float) -> float:
+    return 1e3 / (pass_ms + ROUND_MS)
+
+
+def table(method: Method, asked: Settings, measured: Curve | None) -> Table:
+    """Every choice that the user's words allow; where passes were timed, of the widths that were (cost.py says why)."""
+    choices: list[Choice] = []
+    tokens: list[float] = []
+    waves: list[NDArray[np.int64]] = []
+    starts: list[int] = []
+    for width in _widths(method, asked):
+        rows = _rows(asked, measured)
+        depth = max(_depths(asked, max(rows), width))
+        trees = best_trees(method.by_rank(width), max(rows), depth, width)
+        for n in rows:
+            starts.append(len(choices))
+            for levels in _depths(asked, n, width):
+                choices.append(Choice(method.name, n, levels, width))
+                tokens.append(float(trees.tokens[levels, n]))
+                waves.append(_waves(trees, n, levels))
+    return Table(
+        tuple(choices),
+        np.array([c.rows for c in choices], np.int64),
+        np.array(tokens),
+        np.array(waves, np.int64).reshape(-1, N_BEAMS),
+        np.array(starts, np.int64),
+    )
+
+
+def choice_of(table: Table, rows: int, width: int, depth: int) -> Choice:
+    """The deepest choice of so many rows and children that is no deeper than `depth`, or one made up to it."""
+    known = [c for c in table.choices if (c.rows, c.width) == (rows, width) and c.depth <= depth]
+    return max(known, key=lambda c: c.depth) if known else PLAIN
+
+
+def _widths(method: Method, asked: Settings) -> tuple[int, ...]:
+    allowed = {"auto": (1, MAX_NODES), "chain": (1, 1), "tree": (2, MAX_NODES)}[asked.shape]
+    return tuple(width for width in method.widths if allowed[0] <= width <= allowed[1])
+
+
+def _rows(asked: Settings, measured: Curve | None) -> tuple[int, ...]:
+    if asked.nodes is not None:
+        return (asked.nodes,)
+    most = MAX_EXACT_ROWS if asked.exact and asked.kv == "f16" else ROWS[-1]
+    timed = measured.rows if measured is not None and len(measured.rows) > 1 else ROWS
+    return tuple(n for n in timed if 2 <= n <= most) or (2,)
+
+
+def _depths(asked: Settings, rows: int, width: int) -> Sequence[int]:
+    """A chain is as deep as it has rows; a tree may be any depth."""
+    if asked.depth is not None:
+        return (min(asked.depth, rows - 1),)
+    return (rows - 1,) if width == 1 else range(1, min(rows - 1, MAX_DEPTH) + 1)
+
+
+def _waves(trees: Trees, rows: int, depth: int) -> NDArray[np.int64]:
+    counts: NDArray[np.int64] = np.bincount(trees.shape(rows, depth).waves(N_BEAMS), minlength=N_BEAMS + 1)[1:]
+    return counts

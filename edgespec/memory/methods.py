@@ -1,0 +1,130 @@
+"""Sources of drafts as a planner sees them: which ways to draft there are, what they yield, what they cost.
+
+A method is a value, and a registry is a tuple of them. Not covered: drafting (speculation/drafters), trees by rows
+(speculation/shapes.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgespec.memory.configuration import Configuration, DraftModel, Placement
+from edgespec.memory.footprint import CPU
+from edgespec.memory.times import UNMEASURED, Machine, ModelTimes, Where, pass_ms
+from edgespec.speculation.policies import N_BEAMS, n_reads_at_most
+from edgespec.types import Choice, ContextSpec
+
+TREE_WIDTH = 8
+MAX_LEAVES = 255
+# Shares of the tokens a second that a leaner drafter keeps: assumed. QuantSpec (arXiv 2502.10424) reports acceptance
+# above 90 % with 4-bit caches; windows lose what lies before them. Each is worth more than a tie (search.TIE), so that
+# a drafter is made leaner only where room is short.
+KV_KEPT = {"f16": 1.0, "q8_0": 0.985, "q4_0": 0.97}
+WINDOW_KEPT: dict[int | None, float] = {None: 1.0, 1024: 0.97, 512: 0.95, 256: 0.92}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A drafter for a given target and choice (None: no model drafts), and the share of speed that it keeps."""
+
+    draft: DraftModel | None
+    kept: float = 1.0
+
+
+@dataclass(frozen=True)
+class Method:
+    """One source of drafts.
+
+    name      what --method calls it, and Choice.drafter of its rounds
+    by_rank   chances by rank for trees of a width, as speculation.acceptance.Acceptance.by_rank gives them
+    sites     where what drafts may lie
+    wave_ms   float64 [N_BEAMS]: milliseconds of a drafter's pass of 1, 2, ... nodes, at a site
+    variants  ways to draft for a configuration that has its target, placement and choice, at a site: richest first,
+              leanest last
+    leaner    further steps down a ladder from a configuration of this method, each leaner than the one before
+    widths    most children of a node: 1 are chains
+    """
+
+    name: str
+    by_rank: Callable[[int], NDArray[np.float64]]
+    sites: tuple[Placement, ...]
+    wave_ms: Callable[[Placement], NDArray[np.float64]]
+    variants: Callable[[Configuration, Placement], tuple[Variant, ...]]
+    leaner: Callable[[Configuration], tuple[Configuration, ...]] = lambda configuration: ()
+    widths: tuple[int, ...] = (1, TREE_WIDTH)
+
+
+def from_model(
+    name: str,
+    times: ModelTimes,
+    weight_bytes: int,
+    by_rank: Callable[[int], NDArray[np.float64]],
+    devices: Iterable[str],
+    machine: Machine = UNMEASURED,
+) -> Method:
+    """The method "model": a second model drafts, whole on one device (several would cost a wave its latency).
+
+    name: the drafter's; devices: those there are, in the runtime's order.
+    """
+    gpus = [device for device in devices if device != CPU]
+    sites = {Placement(): CPU, **{_whole(i, len(gpus), times.n_layers): gpu for i, gpu in enumerate(gpus)}}
+
+    def wave_ms(site: Placement) -> NDArray[np.float64]:
+        where = Where(site, ((sites[site], weight_bytes),))
+        return pass_ms(times, where, range(1, N_BEAMS + 1), machine)
+
+    def variants(base: Configuration, site: Placement) -> tuple[Variant, ...]:
+        windows = [w for w in WINDOW_KEPT if w is None or w < base.target.n_ctx]
+        return tuple(
+            Variant(_draft(name, base, site, kv_type, window), kept * WINDOW_KEPT[window])
+            for window in windows
+            for kv_type, kept in KV_KEPT.items()
+        )
+
+    return Method("model", by_rank, tuple(sites), wave_ms, variants, _leaner)
+
+
+def _whole(index: int, n_gpus: int, n_layers: int) -> Placement:
+    split = tuple(float(i == index) for i in range(n_gpus)) if n_gpus > 1 else ()
+    return Placement(n_layers + 1, split)
+
+
+def _draft(name: str, base: Configuration, site: Placement, kv_type: str, window: int | None) -> DraftModel:
+    """Growth reads more tips than the tree keeps leaves: those that later fell behind."""
+    choice, target = base.choice, base.target
+    spec = ContextSpec(
+        n_ctx=target.n_ctx + n_reads_at_most(choice),
+        max_nodes=max(choice.rows, 16),
+        max_leaves=1 if choice.width <= 1 else min(2 * choice.rows, MAX_LEAVES),
+        kv_type=kv_type,
+        n_ubatch=target.n_ubatch,
+        n_threads=target.n_threads,
+    )
+    return DraftModel(name, spec, site, window)
+
+
+def _leaner(configuration: Configuration) -> tuple[Configuration, ...]:
+    """The drafter's cache at 4 bits, then windows of it."""
+    draft = configuration.draft
+    if draft is None:
+        return ()
+    draft = replace(draft, context=replace(draft.context, kv_type="q4_0"))
+    limit = draft.window or configuration.target.n_ctx
+    windows = [window for window in WINDOW_KEPT if window is not None and window < limit]
+    return (
+        replace(configuration, draft=draft),
+        *(replace(configuration, draft=replace(draft, window=window)) for window in windows),
+    )
+
+
+def target_spec(base: ContextSpec, choice: Choice) -> ContextSpec:
+    """The target's context with room for a choice's trees, which is what n_outputs_max and n_seq_max follow from."""
+    return replace(
+        base,
+        max_nodes=max(choice.rows, 2),
+        max_leaves=1 if choice.width <= 1 else min(choice.rows, MAX_LEAVES),
+    )
