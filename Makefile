@@ -50,6 +50,7 @@ bench: models-1b  ## the other benchmarks (about half an hour on an idle machine
 	@$(BIN)/python benchmarks/pairing.py .cache/models/demo-1b-q4_0.gguf
 	@$(BIN)/python benchmarks/engine_time.py
 	@$(BIN)/python benchmarks/growth.py
+	@$(BIN)/python benchmarks/kills.py
 	@$(BIN)/python benchmarks/exact_cost.py .cache/models/demo-1b-f16.gguf
 
 llama-server: setup-dev  ## build llama.cpp's own server to measure against (5 minutes), and print where it is

@@ -74,6 +74,7 @@ def open_assistant(
     settings: Settings | None = None,
     report: Report = lambda _what, _done: None,
     cancelled: Callable[[], bool] = lambda: False,
+    rung: int = 0,
 ) -> Assistant:
     """Resolve, check, load and wire; report(what, share done) on the way.
 

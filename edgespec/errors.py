@@ -81,7 +81,11 @@ class Cancelled(EdgespecError):
 
 
 class WorkerDied(EdgespecError):
-    """The process that owns the model is gone."""
+    """The process that owns the model is gone; text and tokens are what the answer under way had said."""
+
+    def __init__(self, message: str, text: str = "", tokens: tuple[int, ...] = ()) -> None:
+        self.text, self.tokens = text, tokens
+        super().__init__(message)
 
 
 def _rebuilt(cls: type[EdgespecError], message: str, state: dict[str, object]) -> EdgespecError:

@@ -330,6 +330,7 @@ class Answer:
     """A finished answer and what it cost; finish "cancelled" keeps what was said so far.
 
     text excludes the stop string and everything after it; tokens holds every emitted id.
+    n_said: the first so many of them came from a process that died; the other figures are of the rest.
     """
 
     text: str
@@ -346,3 +347,9 @@ class Answer:
     target_ms: float
     draft_ms: float
     overhead_ms: float
+    n_said: int = 0
+
+    @property
+    def n_timed(self) -> int:
+        """Tokens that the figures are of."""
+        return len(self.tokens) - self.n_said

@@ -35,7 +35,7 @@ def measure_memory(
 
     Raises what loading and answering raise, Cancelled.
     """
-    with Supervisor() as worker:
+    with Supervisor(most_deaths=1) as worker:  # another process, with another plan, would be another figure
         watch = _Watch(worker.pid)
         with watch:
             watch.enter("program")

@@ -13,7 +13,7 @@ from edgespec.backends.base import Model, Progress
 from edgespec.chat.prompt import encode
 from edgespec.chat.templates import ChatTemplate
 from edgespec.chat.text import TextStream
-from edgespec.errors import Cancelled
+from edgespec.errors import Cancelled, ContextOverflow
 from edgespec.types import Answer, FinishReason, Message, Piece, Prefill, Sampling, Step
 
 
@@ -64,37 +64,62 @@ class Chat:
         stop: Sequence[str] = (),
         cancelled: Callable[[], bool] | None = None,
         progress: Progress | None = None,
+        said: Sequence[int] = (),
+        n_shown: int = 0,
     ) -> Iterator[Piece | Answer]:
         """Pieces, then one Answer whose text and tokens are theirs joined.
 
+        said: ids of this very answer that were emitted elsewhere, whose text was shown up to n_shown characters. Pieces
+        hold what comes behind those, the Answer all of it, with figures of what was done here; max_tokens counts them.
         A stop string ends the answer, finish "stop"; neither it nor text after it is printed, though the ids
         are kept. Cancelled, even while the prompt is read, is an Answer too. Closing the iterator stops the
         engine. Raises what prompt.encode and the engine raise.
         """
         text = TextStream(self._pieces, (*stop, *self._template.stop))
         prompt = self.prompt_ids(messages)
-        tally = _Tally()
-        steps = self._engine.generate(
-            prompt, sampling, max_tokens, end_ids=self._model.end_ids, cancelled=cancelled, progress=progress
-        )
+        tally = _Tally(said=tuple(said), n_shown=n_shown)
+        yield from tally.piece(text.feed(self._printing(said)))
+        if ended := self._ended(said, max_tokens):
+            tally.finish = ended
+        elif not text.stopped:
+            n_left = None if max_tokens is None else max_tokens - len(said)
+            ids, end_ids = [*prompt, *said], self._model.end_ids
+            yield from self._follow(
+                self._engine.generate(ids, sampling, n_left, end_ids=end_ids, cancelled=cancelled, progress=progress),
+                text,
+                tally,
+            )
+        yield from tally.piece(text.flush(), last=True)
+        yield tally.answer(self._engine.method, "stop" if text.stopped else tally.finish)
+
+    def _follow(self, steps: Iterator[Prefill | Step], text: TextStream, tally: _Tally) -> Iterator[Piece]:
+        """Pieces of what the engine does, added to text and tally; closes the engine's iterator."""
         try:
             for event in steps:
                 if isinstance(event, Prefill):
                     tally.prefill = event
                     continue
                 tally.add(event)
-                yield from tally.piece(text.feed(self._printing(event)))
+                yield from tally.piece(text.feed(self._printing(event.tokens)))
                 if text.stopped:
                     break
         except Cancelled:
             tally.finish = "cancelled"
+        except ContextOverflow:
+            if not tally.said:
+                raise
+            tally.finish = "length"  # the context was full when it was said
         finally:
             _close(steps)
-        yield from tally.piece(text.flush(), last=True)
-        yield tally.answer(self._engine.method, "stop" if text.stopped else tally.finish)
 
-    def _printing(self, step: Step) -> list[int]:
-        return [token for token in step.tokens if token not in self._model.end_ids]
+    def _printing(self, tokens: Sequence[int]) -> list[int]:
+        return [token for token in tokens if token not in self._model.end_ids]
+
+    def _ended(self, said: Sequence[int], max_tokens: int | None) -> FinishReason | None:
+        """How an answer that is resumed had ended before it was; None: it had not."""
+        if said and said[-1] in self._model.end_ids:
+            return "stop"
+        return "length" if said and max_tokens is not None and len(said) >= max_tokens else None
 
 
 _NOTHING_READ = Prefill(0, 0, 0.0)
@@ -102,8 +127,13 @@ _NOTHING_READ = Prefill(0, 0, 0.0)
 
 @dataclass
 class _Tally:
-    """Sums over one answer; `finish` stays "cancelled" for a stream that ended without saying why."""
+    """Sums over one answer; `finish` stays "cancelled" for a stream that ended without saying why.
 
+    said     ids that were emitted elsewhere; n_shown: characters at the beginning of the text that no piece repeats
+    """
+
+    said: tuple[int, ...] = ()
+    n_shown: int = 0
     prefill: Prefill = _NOTHING_READ
     steps: list[Step] = field(default_factory=list)
     finish: FinishReason = "cancelled"
@@ -117,8 +147,11 @@ class _Tally:
 
     def piece(self, text: str, last: bool = False) -> Iterator[Piece]:
         """A piece where there is text, or where ids would otherwise be lost."""
+        self.texts.append(text)
+        n_old = min(self.n_shown, len(text))
+        self.n_shown -= n_old
+        text = text[n_old:]
         if text or (last and self.waiting):
-            self.texts.append(text)
             ids, self.waiting = tuple(self.waiting), []
             yield Piece(text, ids)
 
@@ -126,7 +159,7 @@ class _Tally:
         rounds = [step for step in self.steps if step.tokens]
         return Answer(
             text="".join(self.texts),
-            tokens=tuple(token for step in rounds for token in step.tokens),
+            tokens=(*self.said, *(token for step in rounds for token in step.tokens)),
             finish=finish,
             method=method,
             prompt_n=self.prefill.n_prompt - self.prefill.n_cached,
@@ -139,6 +172,7 @@ class _Tally:
             target_ms=sum(step.target_ms for step in self.steps),
             draft_ms=sum(step.draft_ms for step in self.steps),
             overhead_ms=sum(step.overhead_ms for step in self.steps),
+            n_said=len(self.said),
         )
 
 

@@ -82,11 +82,14 @@ class Conversation:
                 _note("(Ctrl-C once more leaves)", dim=True)
 
     def _exchange(self, text: str) -> None:
-        """One message and its answer; what cannot be answered is said and dropped."""
+        """One message and its answer; what cannot be answered is said and dropped, but for what a death cut short."""
         try:
             answer = self._turn(text)
-        except (WorkerDied, Cancelled):
+        except Cancelled:
             raise
+        except WorkerDied as error:
+            kept = "and the answer so far are kept" if error.text else "is kept and goes in front of the next one"
+            _note(f"{error}; your message {kept}: type on, and a new process answers")
         except EdgespecError as error:
             _note(f"{error}; your message was not sent: arrow up brings it back, /clear starts anew")
         else:
@@ -94,17 +97,33 @@ class Conversation:
             _note(_ending(answer), dim=True)
 
     def _turn(self, text: str) -> Answer:
-        """Answer one message and remember both; one stopped before its first token leaves no trace."""
-        asked = Message("user", text)
-        messages = [*self._system, *self._turns, asked]
+        """Answer one message and remember both; one stopped before its first token leaves no trace.
+
+        Raises WorkerDied once as much as was said is remembered.
+        """
+        turns, asked = self._with_unanswered(text)
         # A seed a turn: the same question asked again after /clear gets another answer, and a session can be repeated.
         sampling = replace(self._sampling, seed=(self._sampling.seed + self._n_asked) % 2**64)
         self._n_asked += 1
-        answer = screen.answer(self._worker, messages, sampling, self._max_tokens, show=True).answer
+        messages = [*self._system, *turns, asked]
+        try:
+            answer = screen.answer(self._worker, messages, sampling, self._max_tokens, show=True).answer
+        except WorkerDied as error:
+            said = [Message("assistant", error.text, error.tokens)] if error.text else []
+            self._turns = [*turns, asked, *said]
+            raise
         if answer.tokens:
             self._last = answer
-            self._turns += [asked, Message("assistant", answer.text, answer.tokens)]
+            self._turns = [*turns, asked, Message("assistant", answer.text, answer.tokens)]
         return answer
+
+    def _with_unanswered(self, text: str) -> tuple[list[Message], Message]:
+        """The turns before, and the message: together with one that was never answered, since chat templates want the
+        two sides in turn. Typed again, it counts once."""
+        if not self._turns or self._turns[-1].role != "user":
+            return self._turns, Message("user", text)
+        waiting = self._turns[-1].content
+        return self._turns[:-1], Message("user", text if text == waiting else f"{waiting}\n\n{text}")
 
     def _command(self, text: str) -> None:
         if text in ("/help", "/?"):
@@ -115,7 +134,7 @@ class Conversation:
         elif text == "/stats":
             print(stats(self._last) if self._last else "nothing was answered yet")
         elif text == "/plan":
-            print("\n".join(f"{p.line:14} {p.value:20} {p.reason}" for p in self._loaded.plan))
+            print("\n".join(f"{p.line:14} {p.value:20} {p.reason}" for p in (self._worker.loaded or self._loaded).plan))
         else:
             _note(f"{text.split()[0]} is no command; /help lists them (a space in front sends the line as text)")
 
@@ -160,8 +179,8 @@ def _ending(answer: Answer) -> str:
 def stats(a: Answer) -> str:
     """One line: how fast, and what speculation did."""
     seconds = a.predicted_ms / 1e3
-    speed = len(a.tokens) / seconds if seconds else 0.0
-    per_pass = len(a.tokens) / a.n_rounds if a.n_rounds else 0.0
+    speed = a.n_timed / seconds if seconds else 0.0
+    per_pass = a.n_timed / a.n_rounds if a.n_rounds else 0.0
     return (
         f"{len(a.tokens)} tokens, {speed:.1f} per second, {per_pass:.2f} a pass ({a.method}); "
         f"prompt {a.prompt_n} new + {a.cache_n} reused in {a.prompt_ms:.0f} ms"

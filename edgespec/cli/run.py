@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -38,6 +39,7 @@ def run(
     with Supervisor() as worker:
         loaded = screen.load(worker, asked)
         done = screen.answer(worker, messages, sampling, answering.max_tokens, show=not as_json)
+        loaded = worker.loaded or loaded  # a restart had another plan
     if as_json:
         print(json.dumps(result(done, loaded, sampling)))
     if done.answer.finish == "cancelled":
@@ -83,9 +85,9 @@ def result(done: Done, loaded: Loaded, sampling: Sampling) -> dict[str, Any]:
         "timings": {
             "prompt_n": a.prompt_n,
             "prompt_ms": a.prompt_ms,
-            "predicted_n": len(a.tokens),
+            "predicted_n": a.n_timed,
             "predicted_ms": a.predicted_ms,
-            "predicted_per_second": len(a.tokens) / seconds if seconds else 0.0,
+            "predicted_per_second": a.n_timed / seconds if seconds else 0.0,
             "draft_n": a.draft_n,
             "draft_n_accepted": a.draft_n_accepted,
             "cache_n": a.cache_n,
@@ -93,12 +95,12 @@ def result(done: Done, loaded: Loaded, sampling: Sampling) -> dict[str, Any]:
         "speculation": {
             "method": a.method,
             "rounds": a.n_rounds,
-            "tokens_per_round": len(a.tokens) / a.n_rounds if a.n_rounds else 0.0,
+            "tokens_per_round": a.n_timed / a.n_rounds if a.n_rounds else 0.0,
             "target_ms": a.target_ms,
             "draft_ms": a.draft_ms,
             "overhead_ms": a.overhead_ms,
             "speedup_vs_plain": None,
-            "events": [],
+            "events": [asdict(notice) for notice in done.notices],
         },
         "memory": {"budget_bytes": None, "predicted": {}, "measured": {"rss_bytes": done.rss_bytes}},
         "plan": [{"line": p.line, "value": p.value, "reason": p.reason} for p in loaded.plan],

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from edgespec.errors import Cancelled
-from edgespec.service.messages import Done, Loaded, Progress
+from edgespec.service.messages import Done, Loaded, Noted, Progress
 from edgespec.service.supervisor import Nudged, Supervisor
 from edgespec.types import Message, Sampling, Settings
 
@@ -91,6 +91,13 @@ class Echo:
             print(text.translate(_CONTROLS) if self._terminal else text, end="", flush=True)
             self._tail = text[-1]
 
+    def note(self, text: str) -> None:
+        """A line of ours on stderr; on a terminal below what was printed, and the answer goes on below it."""
+        if self._terminal and sys.stderr.isatty() and self._tail != "\n":
+            print(file=sys.stderr)
+            self._tail = "\n"
+        print(f"edgespec: {text}", file=sys.stderr, flush=True)
+
     def end(self) -> None:
         if self._tail != "\n":
             print(flush=True)
@@ -114,7 +121,8 @@ def load(worker: Supervisor, settings: Settings) -> Loaded:
 def answer(
     worker: Supervisor, messages: Sequence[Message], sampling: Sampling, max_tokens: int | None, show: bool
 ) -> Done:
-    """Print pieces as they come where `show`; Ctrl-C stops the answer and keeps what was said, a second one leaves.
+    """Print notices, and pieces as they come where `show`; Ctrl-C stops the answer and keeps what was said, a second
+    one leaves.
 
     Whatever happens, the line of the answer ends. Raises what Supervisor.generate raises, Cancelled at the second
     Ctrl-C.
@@ -133,6 +141,9 @@ def answer(
                         worker.cancel()
                     elif isinstance(event, Progress):
                         line.show(event)
+                    elif isinstance(event, Noted):
+                        line.wipe()
+                        echo.note(event.notice.text)
                     elif isinstance(event, Done):
                         return event
                     elif show:

@@ -25,7 +25,10 @@ class Load:
 
 @dataclass(frozen=True)
 class Generate:
-    """said: ids of this very answer that were emitted before the process died; the answer goes on behind them."""
+    """said: ids of this very answer that were emitted before the process died; the answer goes on behind them.
+
+    n_shown: characters of its text that arrived with them: nearly always their text, less what is not certain yet.
+    """
 
     request: int
     messages: tuple[Message, ...]
@@ -33,6 +36,7 @@ class Generate:
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     said: tuple[int, ...] = ()
+    n_shown: int = 0
 
 
 @dataclass(frozen=True)

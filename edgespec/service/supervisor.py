@@ -1,43 +1,27 @@
-"""Starts the model's process, talks to it, notices its death. Not covered yet: restart and replay."""
+"""One model behind a process that may die: requests, and what is done about a death (restart and replay).
+
+A process that died is started again one rung down the ladder of its plan; the conversation is replayed and the answer
+goes on behind what it had said. Not covered: what the rungs are (assemble), the process itself (child).
+"""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import queue
-import re
-import signal
-import subprocess
 import sys
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
-from pathlib import Path
 
-from edgespec.errors import WorkerDied
-from edgespec.service.messages import (
-    Cancel,
-    Done,
-    Event,
-    Failed,
-    Generate,
-    Load,
-    Loaded,
-    Pipe,
-    Progress,
-    Said,
-)
-from edgespec.types import Message, Sampling, Settings
+from edgespec.errors import Cancelled, WorkerDied
+from edgespec.service.child import ANSWERING, IDLE, LOADING, Child, Ended
+from edgespec.service.messages import Cancel, Done, Event, Failed, Generate, Load, Loaded, Noted, Progress, Said
+from edgespec.service.replay import Record
+from edgespec.types import Message, Notice, Sampling, Settings
 
 COMMAND = (sys.executable, "-m", "edgespec.service.worker")
-LOADING, ANSWERING = "loading the model", "answering"
-GRACE_S = 5
+MOST_DEATHS = 3
 # Python runs signal handlers between waits only, and Windows wakes no wait for them.
 WAIT_S = 0.2
-_LAST_WORDS = 100
-_FAILED_SIGNALS = ("SIGABRT", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGTRAP")
 
 
 @dataclass(frozen=True)
@@ -48,32 +32,52 @@ class Nudged:
 
 
 class Supervisor:
-    """One model in one child process; one request at a time. Ctrl-C reaches only the face: the child is a session of
-    its own and ends when this object's pipe does, however this process ends."""
+    """One model in one child process at a time; one request at a time. `most_deaths` in a row end a request; the next
+    one begins with a new process."""
 
-    def __init__(self, command: Sequence[str] = COMMAND) -> None:
+    def __init__(self, command: Sequence[str] = COMMAND, most_deaths: int = MOST_DEATHS) -> None:
         """Raises WorkerDied where the process cannot be started."""
-        self._child = _start(command)
-        self._pipe = Pipe(self._child.stdout, self._child.stdin)  # type: ignore[arg-type]
-        self._events: queue.SimpleQueue[Event | Nudged | None] = queue.SimpleQueue()
-        self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
+        self._command, self._most_deaths = command, most_deaths
+        self._events: queue.SimpleQueue[Event | Nudged | Ended] = queue.SimpleQueue()
         self._requests = count(1)
-        self._current: int | None = None
-        self._threads = [threading.Thread(target=t, daemon=True) for t in (self._listen, self._note_last_words)]
-        for thread in self._threads:
-            thread.start()
+        self._order: Load | None = None  # what a new process loads
+        self._loaded: Loaded | None = None  # what the process at work has loaded
+        self._n_rungs: int | None = None
+        self._n_deaths = 0
+        self._current: int | None = None  # the caller's request
+        self._pending: int | None = None  # what the process is at: that one, or a load on its behalf
+        self._cancelled = False
+        self._closed = self._dead = False
+        self._method = "plain"
+        self._child: Child | None = None
+        self._child = self._started()
 
     @property
     def pid(self) -> int:
-        return self._child.pid
+        """Of the process at work, or of the last one."""
+        return self._pid
+
+    @property
+    def loaded(self) -> Loaded | None:
+        """What is at work now: after a restart another plan than `load` returned; None where nothing is."""
+        return self._loaded
 
     def load(self, settings: Settings, progress: Callable[[Progress], None] = lambda _: None) -> Loaded:
-        """Raises what assemble.open_assistant raises, or WorkerDied."""
-        request = self._send(Load(next(self._requests), settings), LOADING)
-        while not isinstance(event := self._next(request, LOADING), Loaded):
-            if isinstance(event, Progress):
-                progress(event)
-        return event
+        """Raises what assemble.open_assistant raises, or WorkerDied. Deaths on the way are among the warnings."""
+        self._begin(next(self._requests))
+        self._order, self._loaded, self._n_rungs = Load(0, settings), None, None
+        notices = []
+        try:
+            for event in self._bring_up():
+                if isinstance(event, Progress):
+                    progress(event)
+                elif isinstance(event, Noted):
+                    notices.append(event.notice.text)
+        finally:
+            self._current = None
+        assert self._loaded is not None
+        self._n_deaths = 0
+        return replace(self._loaded, warnings=(*self._loaded.warnings, *notices))
 
     def generate(
         self,
@@ -81,103 +85,42 @@ class Supervisor:
         sampling: Sampling,
         max_tokens: int | None = None,
         stop: Sequence[str] = (),
-    ) -> Iterator[Progress | Said | Nudged | Done]:
-        """Events of one answer, Done last; raises what Chat.stream raises, or WorkerDied.
+    ) -> Iterator[Progress | Said | Noted | Nudged | Done]:
+        """Events of one answer, Done last; raises what Chat.stream raises, or WorkerDied, which has what was said.
 
-        The order is sent at once. Leaving the iterator, or asking anew, cancels what is still under way.
+        The order is sent at once. Leaving the iterator, or asking anew, cancels what is still under way. A death is a
+        Noted, and the answer goes on as if there had been none; Progress of the new process's loading comes in between.
         """
         order = Generate(next(self._requests), tuple(messages), sampling, max_tokens, tuple(stop))
-        return self._answer(self._send(order, ANSWERING))
-
-    def _answer(self, request: int) -> Iterator[Progress | Said | Nudged | Done]:
-        try:
-            while True:
-                event = self._next(request, ANSWERING)
-                assert isinstance(event, Progress | Said | Nudged | Done)
-                yield event
-                if isinstance(event, Done):
-                    return
-        finally:
-            if self._current == request:
-                self.cancel()
+        self._begin(order.request)
+        doing = IDLE if self._child and self._child.has_ended() else ANSWERING
+        if self._order is None or self._loaded is not None:
+            self._send(order)
+        return self._answer(Record(order), doing)
 
     def cancel(self) -> None:
         """Stop the request under way; its events go on until it has ended. Harmless when there is none."""
-        if self._current is not None:
-            with contextlib.suppress(OSError, ValueError):
-                self._pipe.send(Cancel(self._current))
+        if self._current is None:
+            return
+        self._cancelled = True
+        if self._child is not None and self._pending is not None:
+            self._child.send(Cancel(self._pending))
 
     def nudge(self) -> None:
         """Make the answer under way yield a Nudged; may be called from a signal handler, which `cancel` may not."""
         self._events.put(Nudged(self._current or 0))
 
-    def _send(self, order: Load | Generate, doing: str) -> int:
-        self.cancel()
-        try:
-            self._pipe.send(order)
-        except (OSError, ValueError):  # the pipe broke, or was closed
-            raise self._death(doing) from None
-        self._current = order.request
-        return order.request
-
-    def _next(self, request: int, doing: str) -> Event | Nudged:
-        """The request's next event; events of an earlier one that nobody read to its end are passed over."""
-        while True:
-            try:
-                event = self._events.get(timeout=WAIT_S)
-            except queue.Empty:
-                continue
-            if event is None:
-                raise self._death(doing)
-            if event.request != request:
-                continue
-            if isinstance(event, Failed | Done | Loaded):
-                self._current = None
-            if isinstance(event, Failed):
-                raise event.error
-            return event
-
-    def _listen(self) -> None:
-        with contextlib.suppress(Exception):  # a frame that a dying process left unfinished may fail in any way
-            while (event := self._pipe.receive()) is not None:
-                self._events.put(event)  # type: ignore[arg-type]
-        self._events.put(None)
-
-    def _note_last_words(self) -> None:
-        assert self._child.stderr is not None
-        with contextlib.suppress(OSError, ValueError):
-            for line in self._child.stderr:
-                if line.strip():
-                    self._last_words.append(line.decode("utf-8", "replace").strip())
-
-    def _death(self, doing: str) -> WorkerDied:
-        self._current = None
-        self._events.put(None)  # the next request must find the same
-        self._reap()
-        return WorkerDied(_obituary(self._child.returncode, doing, list(self._last_words)))
-
-    def _reap(self) -> None:
-        """Wait for the child to end, but not for ever, and for what it said last."""
-        try:
-            self._child.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            _kill(self._child)
-        for thread in self._threads:
-            thread.join(GRACE_S)
-
     def close(self) -> None:
-        """End the child: gently, then for good. Idempotent."""
-        with contextlib.suppress(OSError):
-            self._child.stdin.close()  # type: ignore[union-attr]
-        self._reap()
-        for thread, stream in zip(self._threads, (self._child.stdout, self._child.stderr), strict=True):
-            if stream and not thread.is_alive():  # else a grandchild holds it open, and closing would wait for that
-                stream.close()
+        """End the process: gently, then for good. Idempotent."""
+        self._closed = True
+        if self._child is not None:
+            self._child.close()
 
     def kill(self) -> None:
-        """End the child now, and whatever it started."""
-        _kill(self._child)
-        self.close()
+        """End the process now, and whatever it started."""
+        self._closed = True
+        if self._child is not None:
+            self._child.kill()
 
     def __enter__(self) -> Supervisor:
         return self
@@ -185,57 +128,127 @@ class Supervisor:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close() if kind is None else self.kill()
 
+    def _begin(self, request: int) -> None:
+        if self._closed:
+            raise WorkerDied("the model's process was ended on purpose; start edgespec again")
+        self.cancel()
+        self._current, self._pending, self._cancelled = request, None, False
 
-def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """The child; files in the user's current folder are not what it imports, whatever their names."""
-    environment = dict(os.environ)
-    if not os.path.samefile(os.curdir, Path(__file__).resolve().parents[2]):
-        environment["PYTHONSAFEPATH"] = "1"
-    try:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-        )
-    except OSError as error:
-        why = f"the model's process could not be started ({error}); free some memory and try again"
-        raise WorkerDied(why) from None
-
-
-def _kill(child: subprocess.Popen[bytes]) -> None:
-    if child.poll() is None:
+    def _answer(self, record: Record, doing: str) -> Iterator[Progress | Said | Noted | Nudged | Done]:
+        request = record.order.request
         try:
-            os.killpg(child.pid, signal.SIGKILL)
-        except (AttributeError, ProcessLookupError, PermissionError):  # Windows has no groups
-            child.kill()
-    child.wait()
+            for event in self._persist(record, doing):
+                if isinstance(event, Said):
+                    record.said(event)
+                elif isinstance(event, Noted) and not record.noted(event):
+                    continue
+                yield record.done(event) if isinstance(event, Done) else event
+        except Cancelled:  # only while there is no process to finish a cancelled answer by itself
+            yield record.cut_short(self._method)
+        except WorkerDied as error:
+            raise WorkerDied(str(error), record.text, tuple(record.tokens)) from None
+        finally:
+            if self._current == request:
+                if self._pending is not None:
+                    self.cancel()
+                self._current = None
 
+    def _persist(self, record: Record, doing: str) -> Iterator[Progress | Said | Noted | Nudged | Done]:
+        """Events of the process at work and of those that come after it."""
+        request = record.order.request
+        while True:
+            while self._pending == request and (event := self._next(request)) is not None:
+                assert isinstance(event, Progress | Said | Noted | Nudged | Done)
+                yield event
+                if isinstance(event, Done):
+                    return
+            if self._dead:
+                yield Noted(request, self._bury(doing, len(record.tokens)))
+            yield from self._bring_up()
+            doing = ANSWERING
+            self._send(record.rest())
 
-def _obituary(code: int, doing: str, last_words: Sequence[str]) -> str:
-    """One sentence: how the process ended, in its own words where it chose to end, and what to do."""
-    how, todo = f"ended (exit code {code})", "start edgespec again"
-    if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        how, todo = f"was killed by {name}", _next_step(name, doing)
-        last_words = last_words if name == "SIGABRT" else ()
-    telling = [line for line in last_words if "ASSERT" in line or "error" in line.lower()]
-    said = next(iter((telling or list(last_words))[-1:]), "")
-    said = re.sub(r"\S*/(?=\S+:\d+: )", "", said)  # the folder of the machine that built the runtime
-    return f"the model's process {how} while {doing}{': ' + said if said else ''}; {todo}"
+    def _bring_up(self) -> Iterator[Progress | Noted | Nudged]:
+        """Until the process at work has its model; raises what loading raises, Cancelled, WorkerDied."""
+        while self._order is not None and self._loaded is None:
+            if self._dead:
+                yield Noted(self._current or 0, self._bury(LOADING))
+            if self._cancelled:
+                raise Cancelled("stopped while loading the model")
+            self._order = replace(self._order, request=next(self._requests))
+            self._send(self._order)
+            while self._pending is not None and (event := self._next(self._order.request)) is not None:
+                if isinstance(event, Loaded):
+                    self._loaded, self._n_rungs, self._method = event, event.n_rungs, event.method
+                    break
+                assert isinstance(event, Progress | Nudged)
+                yield event
+                if self._cancelled:
+                    raise Cancelled("stopped while loading the model")
 
+    def _send(self, order: Load | Generate) -> None:
+        """Give an order to the process at work, or to a new one where there is none."""
+        if self._child is None:
+            self._child = self._started()
+        if not self._child.send(order):
+            self._dead = True
+            return
+        self._pending = order.request
+        if self._cancelled:
+            self.cancel()
 
-def _next_step(signal_name: str, doing: str) -> str:
-    if signal_name == "SIGKILL":
-        return "it may have run out of memory: use a smaller --context or a smaller model"
-    if signal_name == "SIGILL":
-        return "the runtime was built for another processor: build it again with `make setup`"
-    if signal_name in _FAILED_SIGNALS:
-        return "the file may be damaged: download it again, or use another" if doing == LOADING else "try again"
-    return "start edgespec again"
+    def _next(self, request: int) -> Event | Nudged | None:
+        """The request's next event, None where the process has died; events of an earlier request that nobody read to
+        its end are passed over. Raises the error of a request that failed."""
+        while True:
+            try:
+                event = self._events.get(timeout=WAIT_S)
+            except queue.Empty:
+                continue
+            if isinstance(event, Ended):
+                if event.child is self._child:
+                    self._pending, self._dead = None, True
+                    return None
+            elif isinstance(event, Nudged):
+                if event.request == self._current:
+                    return event
+            elif event.request == request:
+                if isinstance(event, Failed | Done | Loaded):
+                    self._pending = None
+                if isinstance(event, Failed | Done):
+                    self._n_deaths = 0
+                if isinstance(event, Failed):
+                    raise event.error
+                return event
+
+    def _started(self) -> Child:
+        """Raises WorkerDied where it cannot be started."""
+        child = Child(self._command, self._events.put)
+        self._pid = child.pid
+        return child
+
+    def _bury(self, doing: str, n_tokens: int = 0) -> Notice:
+        """What to say of the death that was found; the next process begins a rung lower. Raises WorkerDied where it is
+        one too many."""
+        assert self._child is not None
+        obituary = self._child.obituary(doing)
+        self._child, self._loaded, self._dead = None, None, False
+        smaller = self._step_down()
+        self._n_deaths += 1
+        if self._n_deaths >= self._most_deaths:
+            n_restarts, self._n_deaths = self._n_deaths - 1, 0
+            after = f", after {n_restarts} restarts" if n_restarts else ""
+            raise WorkerDied(f"the model's process {obituary.how}{after}{obituary.words}; {obituary.todo}")
+        how = " with your next message" if self._cancelled else " with a smaller plan" if smaller else ""
+        return Notice("restart", f"the model's process {obituary.how}{obituary.words}; it starts again{how}", n_tokens)
+
+    def _step_down(self) -> bool:
+        """Whether the next process will have a smaller plan, as far as is known: only one that has loaded tells how
+        long its ladder is. The worker stops at the end of it by itself."""
+        if self._order is None:
+            return False
+        rung = self._order.rung + 1
+        rung = rung if self._n_rungs is None else min(rung, self._n_rungs - 1)
+        smaller = self._n_rungs is not None and rung > self._order.rung
+        self._order = replace(self._order, rung=rung)
+        return smaller

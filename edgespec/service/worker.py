@@ -16,8 +16,8 @@ import traceback
 from typing import TYPE_CHECKING, BinaryIO
 
 from edgespec.errors import BackendError, DoesNotFit, EdgespecError
-from edgespec.service.messages import Cancel, Done, Failed, Generate, Load, Loaded, Pipe, Progress, Said
-from edgespec.types import Piece
+from edgespec.service.messages import Cancel, Done, Failed, Generate, Load, Loaded, Noted, Pipe, Progress, Said
+from edgespec.types import Notice, Piece
 
 if TYPE_CHECKING:
     from edgespec.assistant import Assistant
@@ -78,6 +78,7 @@ class Worker:
             order.settings,
             report=lambda what, done: self._report(order.request, what, done),
             cancelled=lambda: order.request in self._cancelled,
+            rung=order.rung,
         )
         self._pipe.send(
             Loaded(order.request, a.entry.name, a.entry.note, a.engine.n_ctx, a.engine.method, a.plan, a.warnings)
@@ -95,9 +96,13 @@ class Worker:
             stop=order.stop,
             cancelled=lambda: order.request in self._cancelled,
             progress=lambda done, total: self._report(order.request, "reading the prompt", done / total),
+            said=order.said,
+            n_shown=order.n_shown,
         ):
             if isinstance(event, Piece):
                 self._pipe.send(Said(order.request, event))
+            elif isinstance(event, Notice):
+                self._pipe.send(Noted(order.request, event))
             else:
                 self._pipe.send(Done(order.request, event, psutil.Process().memory_info().rss))
 

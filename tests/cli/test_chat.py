@@ -166,15 +166,52 @@ def test_a_refusal_is_said_and_the_talk_goes_on(talk: Terminal) -> None:
 
 
 @on_a_terminal
-def test_the_death_of_the_worker_ends_the_talk_with_a_sentence(terminal: Open) -> None:
-    """Typing on would be of no use."""
-    talk = terminal("chat", script=("answer", "11"))
+def test_a_restart_is_told_below_the_line_that_was_begun_and_the_answer_goes_on(terminal: Open) -> None:
+    """The sentence must not stand in the middle of the answer's line, nor may progress wipe that line away."""
+    talk = terminal("chat", script=("answer:1", "11"))
     talk.expect("> ")
     talk.send("count")
-    code, last = talk.leave()
-    assert code == 1
-    assert "one \r\nedgespec: the model's process was killed by SIGSEGV while answering; try again\r\n" in last
-    assert "Traceback" not in last
+    says = "edgespec: the model's process was killed by SIGSEGV while answering; it starts again with a smaller plan"
+    talk.expect(f"one \r\n{says}\r\n\r\x1b\\[Kloading fake  50%\r\x1b\\[Ktwo three\r\n3 tokens, 4\\.0 per second")
+    talk.expect("> ")
+    talk.send("/plan")
+    talk.expect("rung +1 ")
+
+
+@on_a_terminal
+def test_three_deaths_leave_message_and_answer_in_the_conversation_and_the_next_message_is_answered(
+    terminal: Open,
+) -> None:
+    """An hour of talk must not end because the model's process did."""
+    talk = terminal("chat", script=("answer:3", "11"))
+    talk.expect("> ")
+    talk.send("count")
+    says = "killed by SIGSEGV while answering, after 2 restarts; try again; your message and the answer so far are kept"
+    assert "Traceback" not in talk.expect(f"{says}.*> ")
+    talk.send("hi")
+    talk.expect("3 heard: 'hi'\r\n.*> ")
+    talk.type("/exit\r")
+    assert talk.leave()[0] == 0
+
+
+@on_a_terminal
+@pytest.mark.parametrize(("second", "heard"), [("hi", r"1 heard: 'first\\n\\nhi'"), ("first", "1 heard: 'first'")])
+def test_a_message_that_was_not_answered_goes_in_front_of_the_next(terminal: Open, second: str, heard: str) -> None:
+    """Two messages in a row are refused by many chat templates, and what was typed would be gone; typed again it must
+    not stand there twice."""
+    talk = terminal("chat", script=("ask:3", "9"))
+    talk.expect("> ")
+    talk.send("first")
+    talk.expect("after 2 restarts;.*your message is kept and goes in front of the next one.*> ")
+    talk.send(second)
+    talk.expect(heard)
+    talk.expect("> ")
+
+
+def test_a_worker_that_keeps_dying_ends_a_pipe_with_its_exit_code(fake: Command) -> None:
+    """A script would take the next answer for the one that is missing."""
+    outcome = fake("chat", stdin=b"count\nhi\n", script=("answer", "9"))
+    assert (outcome.code, outcome.out) == (1, "one \n")
 
 
 @on_a_terminal

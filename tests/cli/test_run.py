@@ -183,7 +183,28 @@ def test_a_death_in_mid_answer_leaves_what_was_printed_on_a_line_of_its_own(fake
     """The sentence must not continue the answer."""
     outcome = fake("run", "-p", "count", script=("answer", "9"))
     assert (outcome.code, outcome.out) == (1, "one \n")
-    assert "edgespec: the model's process was killed by SIGKILL while answering; " in outcome.err
+    assert "edgespec: the model's process was killed by SIGKILL while answering, after 2 restarts; " in outcome.err
+
+
+def test_a_notice_is_a_line_on_stderr_and_the_answer_is_unbroken(fake: Command) -> None:
+    """A line end in the middle of a sentence would stand in the file."""
+    outcome = fake("run", "-p", "count", script=("answer:1", "9"))
+    assert (outcome.code, outcome.out) == (0, "one two three\n")
+    assert outcome.err.splitlines() == [
+        "edgespec: warning: a warning",
+        "edgespec: the model's process was killed by SIGKILL while answering; it starts again with a smaller plan",
+    ]
+
+
+def test_json_lists_notices_as_events_and_has_the_plan_that_answered(fake: Command) -> None:
+    """A tool that times answers must see that one had a restart in it; figures of half an answer are of that half."""
+    result = json.loads(fake("run", "-p", "count", "--json", script=("answer:1", "9")).out)
+    (event,) = result["speculation"]["events"]
+    assert set(event) == {"kind", "text", "n_tokens"}
+    assert (event["kind"], event["n_tokens"]) == ("restart", 1)
+    assert (result["text"], result["tokens"], result["timings"]["predicted_n"]) == ("one two three", [4, 4, 5], 2)
+    assert result["timings"]["predicted_per_second"] == 4.0
+    assert {"line": "rung", "value": "1", "reason": "restarts"} in result["plan"]
 
 
 def test_a_terminal_gets_no_control_characters(fake: Command, monkeypatch: pytest.MonkeyPatch) -> None:

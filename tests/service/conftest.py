@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from edgespec.service.messages import Done, Progress, Said
-from edgespec.service.supervisor import Nudged, Supervisor
+from edgespec.service.messages import Done, Noted, Progress, Said
+from edgespec.service.supervisor import MOST_DEATHS, Nudged, Supervisor
 from edgespec.types import Message, Sampling, Settings
 
 Scripted = Callable[..., Supervisor]
+Happening = Progress | Said | Noted | Nudged | Done
 
 
 @pytest.fixture
@@ -21,14 +22,14 @@ def scripted() -> Iterator[Scripted]:
     """Starts a fake worker with a stage and an ending; all of them are closed after the test."""
     with ExitStack() as started:
 
-        def start(stage: str = "", ending: str | int = "") -> Supervisor:
+        def start(stage: str = "", ending: str | int = "", most_deaths: int = MOST_DEATHS) -> Supervisor:
             command = (sys.executable, str(Path(__file__).with_name("fake_worker.py")), stage, str(ending))
-            return started.enter_context(Supervisor(command))
+            return started.enter_context(Supervisor(command, most_deaths))
 
         yield start
 
 
-def ask(worker: Supervisor, command: str) -> Iterator[Progress | Said | Nudged | Done]:
+def ask(worker: Supervisor, command: str) -> Iterator[Happening]:
     return worker.generate([Message("user", command)], Sampling())
 
 

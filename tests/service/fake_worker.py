@@ -1,13 +1,16 @@
 """A worker without a model that follows a script: `fake_worker.py [STAGE ENDING]`.
 
-STAGE   start, load or answer: where it ends; none: nowhere
+STAGE   start, load, ask (before it says anything), answer (behind its first piece) or end (of an answer, all but Done):
+        where it ends; none: nowhere.
+        STAGE:N only the first N processes do, which its rung tells. The model "gone" is refused.
 ENDING  a signal's number, or one of: exit, half (in the middle of a frame), assert (as ggml does), mute (closes its
         pipe and lives on), hang
-An answer obeys the last message:
+An answer obeys the last message, and goes on behind what was said:
 count     says one, two, three                 wait      says one, and the rest after its cancel
 silent    says nothing, and ends when told to  overflow  fails
 deaf      says one and hears nothing any more  stubborn  says one, then no to its cancel, and is deaf
 child     starts a process and says its id     escape    says what would clear a screen
+note      notes that a turn is left out, and says one
 Anything else is repeated, with the number of messages.
 """
 
@@ -21,36 +24,47 @@ import threading
 from typing import BinaryIO
 
 from edgespec.errors import ContextOverflow
-from edgespec.service.messages import Cancel, Done, Failed, Generate, Load, Loaded, Pipe, Progress, Said
+from edgespec.service.messages import Cancel, Done, Failed, Generate, Load, Loaded, Noted, Pipe, Progress, Said
 from edgespec.service.worker import _own_stdout
-from edgespec.types import Answer, Piece, PlanLine
+from edgespec.types import Answer, Notice, Piece, PlanLine
 
 PLAN = (PlanLine("drafter", "fake-draft", "asked for"), PlanLine("rows", "8 (tree)", "a default"))
-STAGE, ENDING = [*sys.argv[1:], "", ""][:2]
+PLACE, ENDING = [*sys.argv[1:], "", ""][:2]
+STAGE, _, N_DEATHS = PLACE.partition(":")
+N_RUNGS = 9
 
 
 def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     out = _own_stdout()
     pipe = Pipe(sys.stdin.buffer, out)
-    end_at("start", out)
+    rung = 0
+    end_at("start", rung, out)
     while (order := pipe.receive()) is not None:
         print("a stray print")
         os.write(1, b"and one of a library in C\n")
         if isinstance(order, Load):
+            if order.settings.model == "gone":
+                pipe.send(Failed(order.request, ContextOverflow(200, 128)))
+                continue
+            rung = order.rung
             pipe.send(Progress(order.request, "loading fake", 0.5))
-            end_at("load", out)
-            pipe.send(Loaded(order.request, "fake", "a note", 128, "model", PLAN, ("a warning",)))
+            end_at("load", rung, out)
+            plan = (*PLAN, PlanLine("rung", str(rung), "restarts"))
+            pipe.send(Loaded(order.request, "fake", "a note", 128, "model", plan, ("a warning",), N_RUNGS))
         elif isinstance(order, Generate):
-            obey(order, order.messages[-1].content, pipe, out)
+            obey(order, rung, pipe, out)
 
 
-def obey(order: Generate, command: str, pipe: Pipe, out: BinaryIO) -> None:
+def obey(order: Generate, rung: int, pipe: Pipe, out: BinaryIO) -> None:
     def say(text: str) -> None:
         said.append(text)
-        pipe.send(Said(order.request, Piece(text, (len(text),))))
+        if len(said) > len(order.said):
+            pipe.send(Said(order.request, Piece(text, (len(text),))))
 
     said: list[str] = []
+    command = order.messages[-1].content
+    end_at("ask", rung, out)
     if command == "overflow":
         pipe.send(Failed(order.request, ContextOverflow(200, 128)))
         return
@@ -59,13 +73,16 @@ def obey(order: Generate, command: str, pipe: Pipe, out: BinaryIO) -> None:
         say(str(child.pid))
     elif command == "escape":
         say("a\x1b[2Jb")
+    elif command == "note":
+        pipe.send(Noted(order.request, Notice("turns", "the oldest turn was left out")))
+        say("one ")
     elif command in ("count", "wait", "deaf", "stubborn"):
         say("one ")
     elif command == "silent":
         pipe.send(Progress(order.request, "reading the prompt", 0.25))
     else:
         say(f"{len(order.messages)} heard: {command!r}")
-    end_at("answer", out)
+    end_at("answer", rung, out)
     if command == "deaf":
         threading.Event().wait()
     waits = command in ("wait", "child", "silent", "stubborn")
@@ -77,6 +94,7 @@ def obey(order: Generate, command: str, pipe: Pipe, out: BinaryIO) -> None:
     if command in ("count", "wait"):
         say("two ")
         say("three")
+    end_at("end", rung, out)
     answer = Answer(
         text="".join(said),
         tokens=tuple(len(text) for text in said),
@@ -92,12 +110,13 @@ def obey(order: Generate, command: str, pipe: Pipe, out: BinaryIO) -> None:
         target_ms=300.0,
         draft_ms=100.0,
         overhead_ms=100.0,
+        n_said=len(order.said),
     )
     pipe.send(Done(order.request, answer, rss_bytes=1))
 
 
-def end_at(stage: str, out: BinaryIO) -> None:
-    if stage != STAGE:
+def end_at(stage: str, rung: int, out: BinaryIO) -> None:
+    if stage != STAGE or (N_DEATHS and rung >= int(N_DEATHS)):
         return
     if ENDING == "exit":
         sys.exit(3)

@@ -18,22 +18,24 @@ from edgespec.service.messages import (
     Generate,
     Load,
     Loaded,
+    Noted,
     Order,
     Pipe,
     Progress,
     Said,
 )
-from edgespec.types import Answer, Message, Piece, PlanLine, Sampling, Settings
+from edgespec.types import Answer, Message, Notice, Piece, PlanLine, Sampling, Settings
 
 ANSWER = Answer("Grüße 你好 🎉", (1, 2), "stop", "model", 3, 4, 1.5, 2.5, 6, 1, 2, 1.0, 1.0, 0.5)
 EVERY_KIND = (
-    Load(1, Settings(model="demo", nodes=8)),
-    Generate(2, (Message("user", "hi"), Message("assistant", "x", (7, 8))), Sampling(seed=3), 5, ("\n",)),
+    Load(1, Settings(model="demo", nodes=8), rung=2),
+    Generate(2, (Message("user", "hi"), Message("assistant", "x", (7, 8))), Sampling(seed=3), 5, ("\n",), (4, 5), 1),
     Cancel(2),
     Loaded(1, "demo", "a note", 2048, "model", (PlanLine("kv", "f16", "why"),), ("a warning",)),
     Progress(1, "loading demo", 0.5),
     Said(2, Piece("Gr\u00fc\u00dfe", (1, 2))),
-    Done(2, ANSWER, 1 << 33),
+    Noted(2, Notice("context", "room was made", 3)),
+    Done(2, ANSWER, 1 << 33, (Notice("context", "room was made", 3),)),
 )
 
 
@@ -65,6 +67,7 @@ def test_the_ids_of_an_answer_arrive_though_they_do_not_count_as_equal(pipe: Pip
     [
         errors.ContextOverflow(3000, 2048, 8192),
         errors.DrafterUnusable("drafter x has another vocabulary; use -d none"),
+        errors.WorkerDied("it died, after 2 restarts; try again", "half an answer", (1, 2)),
         *(kind("a sentence") for kind in errors.EdgespecError.__subclasses__()),
     ],
     ids=lambda e: type(e).__name__,

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from edgespec.errors import ContextOverflow, ModelNotFound
-from edgespec.service import supervisor as module
+from edgespec.service import child as module
 from edgespec.service.messages import Done, Progress, Said
 from edgespec.service.supervisor import Nudged, Supervisor
 from edgespec.types import Settings

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from edgespec.errors import BadSetting, ContextOverflow, EdgespecError, ModelNotFound, WorkerDied
-from edgespec.service.messages import Done, Failed, Generate, Pipe, Progress, Said
-from edgespec.service.supervisor import Nudged, Supervisor
+from edgespec.service.messages import Done, Failed, Generate, Load, Noted, Pipe, Progress, Said
+from edgespec.service.supervisor import Supervisor
 from edgespec.service.worker import Worker
-from edgespec.types import Answer, Message, Sampling, Settings
+from edgespec.types import Answer, Message, Notice, Piece, Sampling, Settings
+from tests.service.conftest import Happening
 
 GREEDY = Sampling(temperature=0)
 LONG = [Message("user", "Tell me a long story about a river.")]
@@ -33,7 +34,7 @@ def endless(worker: Supervisor) -> Sampling:
     return Sampling(seed=1, logit_bias=((greeting.tokens[-1], -math.inf),))
 
 
-def answer(events: Iterator[Progress | Said | Nudged | Done]) -> tuple[list[Said], Answer]:
+def answer(events: Iterator[Happening]) -> tuple[list[Said], Answer]:
     """The pieces of an answer and its summary, from the events that are left."""
     *pieces, done = (event for event in events if isinstance(event, Said | Done))
     assert isinstance(done, Done)
@@ -111,7 +112,7 @@ def test_a_load_that_fails_is_told_and_another_can_follow() -> None:
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
 def test_a_killed_worker_is_one_sentence_after_what_it_said(endless: Sampling) -> None:
     """Out of memory, the system kills the largest process in mid-answer."""
-    with Supervisor() as doomed:
+    with Supervisor(most_deaths=1) as doomed:
         doomed.load(Settings(model="demo", draft="none"))
         events = doomed.generate(LONG, endless)
         said = next(event for event in events if isinstance(event, Said))
@@ -119,6 +120,48 @@ def test_a_killed_worker_is_one_sentence_after_what_it_said(endless: Sampling) -
         os.kill(doomed.pid, signal.SIGKILL)
         with pytest.raises(WorkerDied, match=r"^the model's process was killed by SIGKILL while answering; .*memory"):
             list(events)
+
+
+class Noting:
+    """An assistant's chat that remembers what it was asked, notes something and ends."""
+
+    def __init__(self) -> None:
+        self.chat, self.asked = self, {}  # type: ignore[var-annotated]
+
+    def stream(self, messages: object, **asked: object) -> Iterator[Piece | Notice | Answer]:
+        self.asked = asked
+        yield Piece("a", (1,))
+        yield Notice("context", "room was made", 1)
+        yield Answer("a", (1,), "stop", "plain", 1, 0, 1.0, 1.0, 0, 0, 1, 1.0, 0.0, 0.0)
+
+
+def test_what_was_said_goes_to_the_chat_and_what_it_notes_comes_back() -> None:
+    """Said ids that were dropped on the way would be said again; a notice taken for the answer would end it."""
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as reader, os.fdopen(write, "wb") as writer:
+        worker, chat = Worker(Pipe(reader, writer)), Noting()
+        worker._assistant = chat  # type: ignore[assignment]
+        worker._generate(Generate(7, (), GREEDY, said=(4, 5), n_shown=1))
+        face = Pipe(reader, writer)
+        said, noted, done = (face.receive() for _ in range(3))
+    assert (chat.asked["said"], chat.asked["n_shown"]) == ((4, 5), 1)
+    assert said == Said(7, Piece("a", (1,)))
+    assert noted == Noted(7, Notice("context", "room was made", 1))
+    assert isinstance(done, Done)
+
+
+def test_the_rung_of_a_load_reaches_the_one_who_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan that killed the process would be tried again."""
+    asked: dict[str, object] = {}
+
+    def opened(_settings: Settings, **how: object) -> None:
+        asked.update(how)
+        raise BadSetting("seen")
+
+    monkeypatch.setattr("edgespec.assemble.open_assistant", opened)
+    with pytest.raises(BadSetting, match="seen"):
+        Worker(Pipe(None, None))._load(Load(1, Settings(), rung=2))  # type: ignore[arg-type]
+    assert asked["rung"] == 2
 
 
 def test_a_bug_in_the_worker_is_a_sentence_and_no_silence(capsys: pytest.CaptureFixture[str]) -> None:
