@@ -160,6 +160,8 @@ class FakeContext:
                 break
             state.tokens.append(state.nodes[int(node)][-1])
         state.nodes.clear()
+        if len(state.tokens) > self.spec.n_ctx:
+            raise NoKvSlot(f"{len(state.tokens)} tokens do not fit into a context of {self.spec.n_ctx}")
 
     def truncate(self, slot: int, length: int) -> None:
         state = self._slots[slot]

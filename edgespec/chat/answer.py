@@ -13,8 +13,9 @@ from edgespec.backends.base import Model, Progress
 from edgespec.chat.prompt import encode
 from edgespec.chat.templates import ChatTemplate
 from edgespec.chat.text import TextStream
+from edgespec.chat.turns import fitted
 from edgespec.errors import Cancelled
-from edgespec.types import Answer, FinishReason, Message, Piece, Prefill, Sampling, Step
+from edgespec.types import Answer, FinishReason, Message, Notice, Piece, Prefill, Sampling, Step
 
 
 class EngineLike(Protocol):
@@ -22,6 +23,11 @@ class EngineLike(Protocol):
 
     @property
     def method(self) -> str: ...
+
+    @property
+    def n_ctx(self) -> int:
+        """The longest conversation, answer included."""
+        ...
 
     def generate(
         self,
@@ -32,8 +38,9 @@ class EngineLike(Protocol):
         end_ids: frozenset[int],
         cancelled: Callable[[], bool] | None = None,
         progress: Progress | None = None,
-    ) -> Iterator[Prefill | Step]:
-        """A Prefill, then Steps, the last with a finish; raises ContextOverflow, Cancelled during prefill."""
+    ) -> Iterator[Prefill | Step | Notice]:
+        """A Prefill, then Steps, the last with a finish, and Notices; raises ContextOverflow, DoesNotFit, and Cancelled
+        during prefill."""
         ...
 
 
@@ -64,15 +71,18 @@ class Chat:
         stop: Sequence[str] = (),
         cancelled: Callable[[], bool] | None = None,
         progress: Progress | None = None,
-    ) -> Iterator[Piece | Answer]:
-        """Pieces, then one Answer whose text and tokens are theirs joined.
+    ) -> Iterator[Piece | Notice | Answer]:
+        """Pieces, then one Answer whose text and tokens are theirs joined; Notices as they come.
+
+        The oldest turns are left out where the conversation outgrew the context (turns.py).
 
         A stop string ends the answer, finish "stop"; neither it nor text after it is printed, though the ids
         are kept. Cancelled, even while the prompt is read, is an Answer too. Closing the iterator stops the
         engine. Raises what prompt.encode and the engine raise.
         """
         text = TextStream(self._pieces, (*stop, *self._template.stop))
-        prompt = self.prompt_ids(messages)
+        prompt, notices = fitted(messages, self.prompt_ids, self._engine.n_ctx, max_tokens)
+        yield from notices
         tally = _Tally()
         steps = self._engine.generate(
             prompt, sampling, max_tokens, end_ids=self._model.end_ids, cancelled=cancelled, progress=progress
@@ -81,6 +91,9 @@ class Chat:
             for event in steps:
                 if isinstance(event, Prefill):
                     tally.prefill = event
+                    continue
+                if isinstance(event, Notice):
+                    yield event
                     continue
                 tally.add(event)
                 yield from tally.piece(text.feed(self._printing(event)))
@@ -142,7 +155,7 @@ class _Tally:
         )
 
 
-def _close(steps: Iterator[Prefill | Step]) -> None:
+def _close(steps: Iterator[Prefill | Step | Notice]) -> None:
     """Stop the engine where its iterator is a generator; others have nothing to stop."""
     close = getattr(steps, "close", None)
     if close is not None:

@@ -1,4 +1,4 @@
-"""How much memory is free right now, and whether that calls for a step: asked once a round, so it must cost microseconds.
+"""How much memory is free right now, and whether that calls for a step; asked once a round, so in microseconds.
 
 Files are opened once and read again in place. Not covered: what a configuration needs (predict.py), changing one
 (engine/ladder.py), swap.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from edgespec.errors import BackendError, DoesNotFit, EdgespecError
 from edgespec.service.messages import Cancel, Done, Failed, Generate, Load, Loaded, Pipe, Progress, Said
-from edgespec.types import Piece
+from edgespec.types import Answer, Piece
 
 if TYPE_CHECKING:
     from edgespec.assistant import Assistant
@@ -98,7 +98,7 @@ class Worker:
         ):
             if isinstance(event, Piece):
                 self._pipe.send(Said(order.request, event))
-            else:
+            elif isinstance(event, Answer):
                 self._pipe.send(Done(order.request, event, psutil.Process().memory_info().rss))
 
 
