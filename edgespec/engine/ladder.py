@@ -8,6 +8,7 @@ target's weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -135,33 +136,48 @@ class Ladder:
         before, n_before = self.rung, self._parts.spec.n_ctx if self._parts.spec else 0
         order = self._from(before, len(history), n_left)
         reading = self._watch.read() if self._watch else None
-        needs = {rung: self._growth_bytes(rung, len(history), n_left) for rung in order}
         if self._watch is not None and reading is not None:
-            order = _fitting(needs, reading, self._watch.marks.low_bytes)
+            order, n_left = self._affordable(order, len(history), n_left, reading, self._watch.marks.low_bytes)
+        needed = self._growth_bytes(before, len(history), n_left)
         try:
-            if not order:
-                raise DoesNotFit("no rung can have it")
             self._run_on(order, history, n_left)
         except DoesNotFit as error:
-            raise _outgrown(len(history), min(needs.values()), reading, error) from error
+            raise _outgrown(len(history), needed, reading, error) from error
+        if self.rung > before and self._watch is not None and self._calm.climbed:
+            self._calm = flapped(self._watch.marks, self._calm)
         assert self._parts.spec is not None
         notices = []
         if self.rung != before:
             notices.append(
-                stepped(self._rungs[before], self.configuration, reading, needs[before], self.rung > before, n_said)
+                stepped(self._rungs[before], self.configuration, reading, needed, self.rung > before, n_said)
             )
         if self._parts.spec.n_ctx > n_before:
             notices.append(grown(self._parts.spec.n_ctx, self.configuration.target.n_ctx, n_said))
         return notices
+
+    def _affordable(
+        self, order: Sequence[int], n_history: int, n_left: int, reading: Reading, low_bytes: int
+    ) -> tuple[list[int], int]:
+        """Rungs of `order` whose growth leaves the low mark free, or such as can be had at all, the cheapest first; and
+        how much of the answer room is made for: less where that helps. Raises DoesNotFit."""
+        needs: dict[int, int] = {}
+        for spare in (low_bytes, 0):
+            for room in (n_left, min(n_left, self.configuration.target.max_nodes)):
+                needs = {rung: self._growth_bytes(rung, n_history, room) for rung in order}
+                found = [rung for rung in order if needs[rung] + spare <= reading.free_bytes]
+                if found:
+                    return (found if spare else sorted(found, key=needs.__getitem__)), room
+        raise _outgrown(n_history, min(needs.values()), reading, DoesNotFit(""))
 
     def _growth_bytes(self, rung: int, n_history: int, n_left: int) -> int:
         """What growing on a rung takes beyond what is taken now, the conversation's copy on its way included."""
         spec, c = self._parts.spec, self._rungs[rung]
         if self._bytes_of is None or spec is None:
             return 0
-        there, empty = (self._bytes_of(opened(self.configuration, n)) for n in (spec.n_ctx, 1))
-        n_copied = (there - empty) * min(n_history, spec.n_ctx) // spec.n_ctx
-        return self._bytes_of(opened(c, wanted(c, n_history, n_left))) - there + n_copied
+        there = opened(self.configuration, spec.n_ctx)
+        full, empty = (self._bytes_of(replace(opened(self.configuration, n), draft=None)) for n in (spec.n_ctx, 1))
+        n_copied = (full - empty) * min(n_history, spec.n_ctx) // spec.n_ctx
+        return self._bytes_of(opened(c, wanted(c, n_history, n_left))) - self._bytes_of(there) + n_copied
 
     def _run_on(self, order: Iterable[int], history: Ids, n_left: int) -> None:
         """Run on the first of these rungs that can be opened; raises DoesNotFit where none can."""
@@ -177,10 +193,10 @@ class Ladder:
     def _open_first_of(self, order: Iterable[int], history: Ids, n_left: int) -> None:
         """Raises what the last one raised where none can be opened."""
         failure: Exception | None = None
-        for rung in order:
+        for rung, room in ((i, room) for i in order for room in self._rooms(i, n_left)):
             self._settled = False
             try:
-                self._parts.bring(self._rungs[rung], history, n_left)
+                self._parts.bring(self._rungs[rung], history, room)
             except (DoesNotFit, DrafterUnusable) as error:
                 failure = error
             except MemoryError:
@@ -191,6 +207,11 @@ class Ladder:
                 return
         assert failure is not None
         raise failure
+
+    def _rooms(self, rung: int, n_left: int) -> list[int]:
+        """How much of the answer to make room for: what is wanted, then just the next round."""
+        least = min(n_left, self._rungs[rung].target.max_nodes)
+        return [n_left, least] if least < n_left else [n_left]
 
     def _climb_bytes(self) -> int | None:
         """What the rung above takes beyond this one, as long as the conversation is now; None at the top."""
@@ -205,12 +226,6 @@ class Ladder:
 
 def _method(c: Configuration) -> str:
     return "plain" if c.choice.plain else c.choice.drafter
-
-
-def _fitting(needs: dict[int, int], reading: Reading, low_bytes: int) -> list[int]:
-    """Rungs whose growth leaves the low mark free; else those that can be had at all, the cheapest first."""
-    well = [rung for rung, n_bytes in needs.items() if n_bytes + low_bytes <= reading.free_bytes]
-    return well or sorted((r for r, n_bytes in needs.items() if n_bytes <= reading.free_bytes), key=lambda r: needs[r])
 
 
 def _outgrown(n_tokens: int, needed_bytes: int, reading: Reading | None, error: DoesNotFit) -> DoesNotFit:
