@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from edgespec.backends.base import Context
+from edgespec.backends.base import Context, State
 from edgespec.engine.clock import TimedContext
 from edgespec.errors import BackendError
 from edgespec.memory.configuration import Configuration, DraftModel
@@ -57,7 +57,7 @@ class Held:
 
     n_tokens: int
     kv_type: str
-    blob: bytes | None
+    blob: State | None
 
     def into(self, context: TimedContext) -> bool:
         """Whether the state went into a fresh context; if not, that is left empty and has to read the tokens again."""
