@@ -110,21 +110,25 @@ class Ladder:
         return [*notices, *self.make_room(history, n_left, n_said)]
 
     def _step(self, down: bool, reading: Reading, watch: Watch, history: Ids, n_left: int, n_said: int) -> list[Notice]:
-        """One rung down or up; where that cannot be opened, back or further down, and no more tries for a while."""
+        """One rung down or up; where that cannot be opened, back or further down.
+
+        A step down that could not be taken is not tried again for a while. Raises DoesNotFit, Cancelled.
+        """
         before, below = self.rung, self._from(self.rung + 1, len(history), n_left)
         if down and not below:
             return []
-        self._run_on([*below, before] if down else [before - 1, before, *below], history, n_left)
-        failed = self.rung == before or (self.rung < before) == down
-        if failed:
+        try:
+            self._run_on([*below, before] if down else [before - 1, before, *below], history, n_left)
+        except DoesNotFit as error:
+            raise _shut_out(reading, watch.marks.low_bytes, error) from error
+        n_down = self.rung - before
+        if n_down <= 0 if down else n_down >= 0:
             self._calm = flapped(watch.marks, self._calm)
-            self._n_rest = self._calm.n_wanted
-        if self.rung == before:
+            self._n_rest = self._calm.n_wanted if down else 0
+        if not n_down:
             return []
-        went_down = self.rung > before
-        return [
-            stepped(self._rungs[before], self.configuration, reading, watch.marks.low_bytes, went_down, n_said),
-        ]
+        low = watch.marks.low_bytes
+        return [stepped(self._rungs[before], self.configuration, reading, low, n_down > 0, n_said)]
 
     def _from(self, first: int, n_history: int, n_left: int) -> list[int]:
         """Rungs from `first` down, this one or such as hold the conversation and some more of its answer."""
@@ -226,6 +230,13 @@ class Ladder:
 
 def _method(c: Configuration) -> str:
     return "plain" if c.choice.plain else c.choice.drafter
+
+
+def _shut_out(reading: Reading, wanted_bytes: int, error: DoesNotFit) -> DoesNotFit:
+    return DoesNotFit(
+        f"memory ran out between two rounds ({mib(reading.free_bytes)} free {reading.limit}, {mib(wanted_bytes)} wanted)"
+        f" and nothing narrower could be opened ({error}); close other programs and ask again"
+    )
 
 
 def _outgrown(n_tokens: int, needed_bytes: int, reading: Reading | None, error: DoesNotFit) -> DoesNotFit:

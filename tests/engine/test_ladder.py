@@ -209,8 +209,8 @@ def test_a_climb_that_does_not_fit_goes_back_without_a_word_and_waits() -> None:
     said, notices, _ = answer(on(ladder), PROMPT, 100)
     assert said == plainly(PROMPT, 100)
     assert kinds(notices) == []
-    # After 4 rounds, 8 + 8 more, 16 + 16 more; the answer ends before 32 + 32 more. Each with much and little room.
-    assert len(tried) == 2 * 3
+    # After 4 rounds, 8, 16 and 32 more; the answer ends before 64 more. Each with much room and with little.
+    assert len(tried) == 2 * 4
 
 
 def test_a_rung_below_that_cannot_be_opened_is_left_out() -> None:
@@ -227,6 +227,30 @@ def test_a_rung_below_that_cannot_be_opened_is_left_out() -> None:
     said, _, _ = answer(on(ladder), PROMPT, 40)
     assert ladder.rung == 5
     assert said == plainly(PROMPT, 40)
+
+
+def test_a_step_down_that_cannot_be_taken_is_not_tried_every_round() -> None:
+    """Fails when a shortage that no step can help makes every round open and close its contexts."""
+    machine = Machine()
+    build = machine.build()
+    tried: list[DraftModel] = []
+
+    def once(draft: DraftModel) -> FakeContext:
+        tried.append(draft)
+        if draft.context.kv_type != "f16":
+            raise DoesNotFit("nothing is free; use less")
+        return build.draft(draft)
+
+    rungs = [rung(choice=NARROW), rung(choice=NARROW, kv="q4_0")]
+    watch = Script(["down"] * 200).watch()
+    patient = replace(watch, marks=replace(watch.marks, patience=4, patience_most=64))
+    ladder = Ladder(rungs, replace(build, draft=once), watch=patient)
+    said, notices, steps = answer(on(ladder), PROMPT, 100)
+    assert said == plainly(PROMPT, 100)
+    assert kinds(notices) == []
+    assert sum(draft.context.kv_type == "q4_0" for draft in tried) <= 2 * 3
+    assert len(steps) > 20
+    assert all(s.n_drafted > 0 for s in steps[1:-1])
 
 
 def test_a_state_that_cannot_be_copied_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
