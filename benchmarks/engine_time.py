@@ -16,6 +16,7 @@ import record
 from edgespec.backends.fake import FakeContext, FakeModel
 from edgespec.engine.clock import TimedContext
 from edgespec.engine.loop import Engine
+from edgespec.engine.setup import Setup
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters.model import ModelDrafter
 from edgespec.types import Choice, ContextSpec, Ids, Rows, Sampling, Span, Step
@@ -58,7 +59,7 @@ def measure(choice: Choice, temperature: float, n_tokens: int) -> dict[str, floa
     draft_inner = WarmContext(measure.draft, spec)
     draft = TimedContext(draft_inner)
     drafter = TimedDrafter(draft)
-    engine = Engine(target, {"model": drafter}, FixedController(choice), method="model", draft_contexts=[draft])
+    engine = Engine(Setup(target, {"model": drafter}, FixedController(choice), "model", [draft]))
     rounds, waves, n = [], [], 0
     for event in engine.generate([1, 2, 3], Sampling(temperature=temperature, seed=1), n_tokens, end_ids=()):
         if isinstance(event, Step):

@@ -17,6 +17,7 @@ from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.engine.clock import TimedContext
 from edgespec.engine.loop import Engine
+from edgespec.engine.setup import Setup
 from edgespec.speculation.drafters.model import ModelDrafter
 from edgespec.types import PLAIN, ContextSpec, Prefill, Sampling, Step
 
@@ -36,7 +37,7 @@ def main() -> None:
         drafting = TimedContext(draft.open(ContextSpec(n_ctx=768, max_nodes=16, max_leaves=32, n_threads=2)))
         timed, switch = TimedContext(target.open(spec)), Switch()
         drafters = {"model": ModelDrafter(drafting)}
-        engine = Engine(timed, drafters, switch, method="model", draft_contexts=[drafting])
+        engine = Engine(Setup(timed, drafters, switch, "model", [drafting]))
         engines[f"{kv}{' exact' if exact else ''}"] = (engine, switch)
     times: dict[str, dict[str, list[float]]] = {c: {e: [] for e in engines} for c in CHOICES}
     prefill: dict[str, list[float]] = {e: [] for e in engines}

@@ -21,6 +21,7 @@ from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.engine.clock import TimedContext
 from edgespec.engine.loop import Engine
+from edgespec.engine.setup import Setup
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters import agreement
 from edgespec.speculation.drafters import model as model_drafter
@@ -88,9 +89,7 @@ class Bench:
         context.evaluate = counting
         draft = TimedContext(context)
         choice = Choice("model", rows, rows - 1, width)
-        engine = Engine(
-            target, {"model": drafter(draft)}, FixedController(choice), method="model", draft_contexts=[draft]
-        )
+        engine = Engine(Setup(target, {"model": drafter(draft)}, FixedController(choice), "model", [draft]))
         n_tokens, n_rounds = [], []
         for i, prompt in enumerate(self._prompts):
             sampling = Sampling(temperature=temperature, seed=i)

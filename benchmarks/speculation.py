@@ -24,6 +24,7 @@ from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.engine.clock import TimedContext
 from edgespec.engine.loop import Engine
+from edgespec.engine.setup import Setup
 from edgespec.speculation.drafters.model import ModelDrafter
 from edgespec.speculation.sampling import Noise, Process
 from edgespec.speculation.tree import chain
@@ -78,7 +79,7 @@ class Bench:
         drafts = [TimedContext(draft.open(wide)) for _ in range(2)]
         drafters = {"model": ModelDrafter(drafts[0]), "by probability": ByProbability(drafts[1])}
         self.switch = Switch()
-        self.engine = Engine(self.context, drafters, self.switch, method="model", draft_contexts=drafts)
+        self.engine = Engine(Setup(self.context, drafters, self.switch, "model", drafts))
         self.drafters = {name: (d, c) for (name, d), c in zip(drafters.items(), drafts, strict=True)}
         self.prompts = dev_prompts(self.target, n_prompts, longest=150)
         self.n_tokens = n_tokens

@@ -10,17 +10,19 @@ from pathlib import Path
 from edgespec import explain
 from edgespec.assistant import Assistant
 from edgespec.backends.llama_cpp import build, runtime
+from edgespec.backends.llama_cpp.context import LlamaContext
 from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.backends.llama_cpp.selftest import HostFacts, host_facts, rows_agree
 from edgespec.chat.answer import Chat
-from edgespec.engine.clock import TimedContext
+from edgespec.engine.ladder import Ladder
 from edgespec.engine.loop import Engine
+from edgespec.engine.setup import Build
 from edgespec.errors import BadSetting, Cancelled, DrafterUnusable, EdgespecError
 from edgespec.gguf.inspect import inspect
+from edgespec.memory.configuration import Configuration, DraftModel, Placement
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters.model import ModelDrafter
-from edgespec.speculation.policies import n_reads_at_most
 from edgespec.store import paths
 from edgespec.store.registry import Entry, resolve
 from edgespec.types import PLAIN, Choice, ContextSpec, Settings
@@ -53,21 +55,27 @@ class _Loader:
         stack.callback(model.close)
         return model
 
-    def context(self, model: LlamaModel, spec: ContextSpec, stack: ExitStack) -> TimedContext:
+    def context(self, model: LlamaModel, spec: ContextSpec) -> LlamaContext:
+        """Raises BadSetting where a pass cannot have that many rows."""
         if self.cancelled():
             raise Cancelled("stopped before opening the context")
-        context = TimedContext(model.open(spec))
-        stack.callback(context.close)
+        context = model.open(spec)
+        if context.caps.max_nodes < spec.max_nodes:
+            context.close()
+            rows = context.caps.max_nodes
+            raise BadSetting(
+                f"--nodes {spec.max_nodes} is more than the {rows} rows a pass may have here; use {rows} or less"
+            )
         return context
 
 
 @dataclass(frozen=True)
 class _Draft:
-    """The drafter that was found and its context, or neither; why says why."""
+    """The drafter that was found, or none; why says why."""
 
     why: str
     model: LlamaModel | None = None
-    context: TimedContext | None = None
+    name: str = ""
 
 
 def open_assistant(
@@ -104,11 +112,21 @@ def open_workbench(
         draft = (
             _Draft(next(why for _, why in wanted.values()))
             if widest.plain
-            else _drafter(asked, entry, target, widest, n_ctx, loader, stack)
+            else _drafter(asked, entry, target, loader, stack)
         )
-        choices = {name: PLAIN if draft.context is None else choice for name, (choice, _) in wanted.items()}
-        whys = {name: why or ("" if draft.context else draft.why) for name, (_, why) in wanted.items()}
-        engine = _engine(asked, target, draft.context, _widest(list(choices.values())), n_ctx, loader, stack)
+        loaded = _loaded(draft, entry, target, loader, stack)
+        parts = _build(target, loaded, loader)
+        try:
+            ladder = Ladder([_rung(asked, widest, draft, n_ctx)], parts)
+        except DrafterUnusable as error:
+            if _insists(asked):
+                raise
+            draft = _Draft(f"{draft.name} was passed over: {error}")
+            ladder = Ladder([_rung(asked, PLAIN, draft, n_ctx)], parts)
+        engine = Engine(ladder.setup, ladder=ladder, n_ctx_train=target.n_ctx_train)
+        stack.callback(engine.close)
+        choices = {name: PLAIN if draft.model is None else choice for name, (choice, _) in wanted.items()}
+        whys = {name: why or ("" if draft.model else draft.why) for name, (_, why) in wanted.items()}
         chat = Chat(target, engine)
         first = next(iter(choices))
         plan = explain.plan(methods[first], file.quantisation, _explained(draft), choices[first], n_ctx, facts)
@@ -174,47 +192,92 @@ def _wanted(asked: Settings, facts: HostFacts, target: LlamaModel) -> tuple[Choi
     return PLAIN, "--nodes 1 leaves no room for a draft"
 
 
-def _drafter(
-    asked: Settings,
-    entry: Entry,
-    target: LlamaModel,
-    choice: Choice,
-    n_ctx: int,
-    loader: _Loader,
-    stack: ExitStack,
-) -> _Draft:
-    """The drafter, opened into stack; one that only the model list names is passed over where it cannot draft.
+def _insists(asked: Settings) -> bool:
+    """Whether a drafter that cannot draft is an error, not one to be passed over."""
+    return asked.draft is not None or asked.method == "model"
+
+
+def _drafter(asked: Settings, entry: Entry, target: LlamaModel, loader: _Loader, stack: ExitStack) -> _Draft:
+    """The drafter, loaded into stack; one that only the model list names is passed over where it cannot draft.
 
     Raises DrafterUnusable for one the user named, Cancelled.
     """
-    must = asked.draft is not None or asked.method == "model"
     name = next(iter(entry.drafts), None) if asked.draft is None else asked.draft
     if name is None:
-        if must:
+        if _insists(asked):
             raise DrafterUnusable(f"no drafter is known for {entry.name}; name one with -d NAME or a .gguf path")
         return _Draft("no drafter is known for this model; name one with -d")
-    # Growth reads more tips than the tree keeps leaves: those that later fell behind.
-    spec = ContextSpec(
-        n_ctx=n_ctx + n_reads_at_most(choice),
-        max_nodes=max(choice.rows, 16),
-        max_leaves=1 if choice.width <= 1 else min(2 * choice.rows, MAX_LEAVES),
-        n_threads=explain.threads(asked),
-    )
     try:
-        with ExitStack() as own:
-            model = loader.model(inspect(resolve(name).path).path, own)
-            if model.recurrent:
-                raise DrafterUnusable(f"{name} has a recurrent state, which cannot drop rejected tokens; use another")
-            _check_vocabulary(name, model, target, entry)
-            context = loader.context(model, spec, own)
-            stack.callback(own.pop_all().close)
+        model = _load_drafter(name, entry, target, loader)
     except Cancelled:
         raise
     except EdgespecError as error:
-        if must:
+        if _insists(asked):
             raise DrafterUnusable(str(error)) from error
         return _Draft(f"{name} was passed over: {error}")
-    return _Draft("asked for" if asked.draft else "the model list names it for this target", model, context)
+    return _Draft("asked for" if asked.draft else "the model list names it for this target", model, name)
+
+
+def _load_drafter(name: str, entry: Entry, target: LlamaModel, loader: _Loader) -> LlamaModel:
+    """Raises DrafterUnusable, and what resolving and loading raise."""
+    with ExitStack() as own:
+        model = loader.model(inspect(resolve(name).path).path, own)
+        if model.recurrent:
+            raise DrafterUnusable(f"{name} has a recurrent state, which cannot drop rejected tokens; use another")
+        _check_vocabulary(name, model, target, entry)
+        own.pop_all()
+    return model
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """Weights of drafters that are there, by name and placement; `load` brings one that is not."""
+
+    load: Callable[[str], LlamaModel]
+    models: dict[tuple[str, Placement], LlamaModel]
+
+    def get(self, draft: DraftModel) -> LlamaModel:
+        key = draft.name, draft.placement
+        if key not in self.models:
+            self.models[key] = self.load(draft.name)
+        return self.models[key]
+
+    def release(self, draft: DraftModel) -> None:
+        if model := self.models.pop((draft.name, draft.placement), None):
+            model.close()
+
+    def close(self) -> None:
+        for model in self.models.values():
+            model.close()
+
+
+def _loaded(draft: _Draft, entry: Entry, target: LlamaModel, loader: _Loader, stack: ExitStack) -> _Loaded:
+    """Holds the drafter that was found, and frees it with the stack."""
+    found = _Loaded(lambda name: _load_drafter(name, entry, target, loader), {})
+    if draft.model is not None:
+        found.models[draft.name, Placement()] = draft.model
+    stack.callback(found.close)
+    return found
+
+
+def _build(target: LlamaModel, loaded: _Loaded, loader: _Loader) -> Build:
+    """How the engine opens what a configuration names."""
+
+    def open_draft(draft: DraftModel) -> LlamaContext:
+        try:
+            return loader.context(loaded.get(draft), draft.context)
+        except Cancelled:
+            raise
+        except EdgespecError as error:
+            raise DrafterUnusable(str(error)) from error
+
+    return Build(
+        target=lambda spec: loader.context(target, spec),
+        draft=open_draft,
+        drafter=lambda _, context: ModelDrafter(context),
+        controller=lambda configuration: FixedController(configuration.choice),
+        release=loaded.release,
+    )
 
 
 def _check_vocabulary(name: str, draft: LlamaModel, target: LlamaModel, entry: Entry) -> None:
@@ -227,33 +290,25 @@ def _check_vocabulary(name: str, draft: LlamaModel, target: LlamaModel, entry: E
     )
 
 
-def _engine(
-    asked: Settings,
-    target: LlamaModel,
-    draft: TimedContext | None,
-    choice: Choice,
-    n_ctx: int,
-    loader: _Loader,
-    stack: ExitStack,
-) -> Engine:
-    """choice: the widest one the target's context must have room for; more rows than it can have raise BadSetting."""
-    spec = ContextSpec(
+def _rung(asked: Settings, choice: Choice, draft: _Draft, n_ctx: int) -> Configuration:
+    """Today's settings as one configuration; choice: the widest one there must be room for."""
+    if draft.model is None:
+        choice = PLAIN
+    n_threads = explain.threads(asked)
+    target = ContextSpec(
         n_ctx=n_ctx,
         max_nodes=max(choice.rows, 2),
         max_leaves=1 if choice.width <= 1 else min(choice.rows, MAX_LEAVES),
         kv_type=asked.kv,
-        n_threads=explain.threads(asked),
+        n_threads=n_threads,
         exact=asked.exact,
     )
-    context = loader.context(target, spec, stack)
-    rows = context.caps.max_nodes
-    if choice.rows > rows:
-        raise BadSetting(f"--nodes {choice.rows} is more than the {rows} rows a pass may have here; use {rows} or less")
-    return Engine(
-        context,
-        {"model": ModelDrafter(draft)} if draft else {},
-        FixedController(choice),
-        method="plain" if choice.plain else choice.drafter,
-        draft_contexts=[draft] if draft else [],
-        n_ctx_train=target.n_ctx_train,
+    if draft.model is None:
+        return Configuration(target)
+    context = ContextSpec(
+        n_ctx=n_ctx,
+        max_nodes=max(choice.rows, 16),
+        max_leaves=1 if choice.width <= 1 else min(2 * choice.rows, MAX_LEAVES),
+        n_threads=n_threads,
     )
+    return Configuration(target, choice, draft=DraftModel(draft.name, context))

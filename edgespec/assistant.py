@@ -10,7 +10,7 @@ from edgespec.chat.answer import Chat
 from edgespec.engine.loop import Engine
 from edgespec.errors import BadSetting
 from edgespec.store.registry import Entry
-from edgespec.types import Answer, Message, Piece, PlanLine, Sampling
+from edgespec.types import Answer, Message, Notice, Piece, PlanLine, Sampling
 
 Turn = Message | Mapping[str, str]
 
@@ -48,7 +48,7 @@ class Assistant:
 
     def _events(
         self, messages: Sequence[Turn], sampling: Sampling | None, max_tokens: int | None
-    ) -> Iterator[Piece | Answer]:
+    ) -> Iterator[Piece | Notice | Answer]:
         turns = [_message(turn) for turn in messages]
         return self.chat.stream(turns, sampling=sampling or Sampling(), max_tokens=max_tokens)
 

@@ -18,6 +18,7 @@ from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.engine.clock import TimedContext
 from edgespec.engine.loop import Engine
+from edgespec.engine.setup import Setup
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters.model import ModelDrafter
 from edgespec.speculation.tree import chain
@@ -64,7 +65,7 @@ def demo_engine(pair: Pair, choice: Choice, kv: str = "f16", exact: bool = False
     draft = TimedContext(pair.draft.open(ContextSpec(n_ctx=2048, max_nodes=32, max_leaves=48, n_threads=2)))
     drafters = {"model": ModelDrafter(draft)}
     target = TimedContext(pair.target.open(spec))
-    return Engine(target, drafters, FixedController(choice), method="model", draft_contexts=[draft])
+    return Engine(Setup(target, drafters, FixedController(choice), "model", [draft]))
 
 
 def answers(engine: Engine, asked: list[list[int]], n: int, temperature: float, end_ids=frozenset()) -> list[list[int]]:
@@ -181,7 +182,7 @@ def chi_square_of_pairs(choice: Choice) -> float:
     target = TimedContext(TINY.open(spec))
     draft = TimedContext(TINY.perturbed(1.5).open(spec))
     drafters = {"model": ModelDrafter(draft)}
-    engine = Engine(target, drafters, FixedController(choice), method="model", draft_contexts=[draft])
+    engine = Engine(Setup(target, drafters, FixedController(choice), "model", [draft]))
     counts = np.zeros((5, 5))
     for seed in range(N_SEEDS):
         events = engine.generate([1, 2], Sampling(seed=seed, **settings), 3, end_ids=())

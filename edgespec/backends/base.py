@@ -7,12 +7,14 @@ Not covered: text, sampling, which nodes to draft.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from edgespec.types import Caps, ContextSpec, Ids, Rows, Span
 
 Cancelled = Callable[[], bool]
 Progress = Callable[[int, int], None]
+# A conversation outside its context; writable, so that runtimes fill and read it in place.
+State: TypeAlias = bytearray
 
 
 class Context(Protocol):
@@ -66,10 +68,13 @@ class Context(Protocol):
         """Roll back to so many committed tokens; raises InvalidBatch beyond caps.max_rollback."""
         ...
 
-    def export_state(self, slot: int) -> bytes: ...
+    def export_state(self, slot: int) -> State: ...
 
-    def import_state(self, slot: int, blob: bytes) -> None:
-        """Replace the slot's conversation by an exported one (same model and KV type)."""
+    def import_state(self, slot: int, blob: State) -> None:
+        """Replace the slot's conversation by an exported one (same model and KV type; any other shape of context).
+
+        Raises DecodeFailed where the runtime refuses it; the slot is empty then.
+        """
         ...
 
     def close(self) -> None: ...

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from edgespec.backends.base import State
 from edgespec.errors import Cancelled, InvalidBatch, NoKvSlot
 from edgespec.types import Caps, ContextSpec, Floats, Ids, Rows, Span
 
@@ -160,6 +161,8 @@ class FakeContext:
                 break
             state.tokens.append(state.nodes[int(node)][-1])
         state.nodes.clear()
+        if len(state.tokens) > self.spec.n_ctx:
+            raise NoKvSlot(f"{len(state.tokens)} tokens do not fit into a context of {self.spec.n_ctx}")
 
     def truncate(self, slot: int, length: int) -> None:
         state = self._slots[slot]
@@ -168,10 +171,10 @@ class FakeContext:
         del state.tokens[length:]
         state.nodes.clear()
 
-    def export_state(self, slot: int) -> bytes:
-        return np.array(self._slots[slot].tokens, np.int32).tobytes()
+    def export_state(self, slot: int) -> State:
+        return bytearray(np.array(self._slots[slot].tokens, np.int32).tobytes())
 
-    def import_state(self, slot: int, blob: bytes) -> None:
+    def import_state(self, slot: int, blob: State) -> None:
         self._slots[slot] = _Slot(np.frombuffer(blob, np.int32).tolist())
 
     def close(self) -> None:

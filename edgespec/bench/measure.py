@@ -17,7 +17,7 @@ from edgespec.bench.loops import loop_start
 from edgespec.bench.questions import Question
 from edgespec.errors import Cancelled, EdgespecError
 from edgespec.speculation.verify import Draws, recorded_draws, target_draws
-from edgespec.types import Ids, Message, Prefill, Sampling, Step
+from edgespec.types import Ids, Message, Sampling, Step
 from edgespec.workbench import Workbench
 
 
@@ -189,7 +189,7 @@ def _sampled(bench: Workbench, name: str, task: _Task, repeat: int, cancelled: C
             cancelled=cancelled,
         )
         for event in events:
-            if isinstance(event, Prefill):
+            if not isinstance(event, Step):
                 continue
             steps.append(event)
             if len(steps) == 1:

@@ -6,15 +6,16 @@ Not covered: several answers at a time, reasoning and tool calls.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from edgespec.backends.base import Model, Progress
 from edgespec.chat.prompt import encode
 from edgespec.chat.templates import ChatTemplate
 from edgespec.chat.text import TextStream
+from edgespec.chat.turns import fitted
 from edgespec.errors import Cancelled, ContextOverflow
-from edgespec.types import Answer, FinishReason, Message, Piece, Prefill, Sampling, Step
+from edgespec.types import Answer, FinishReason, Message, Notice, Piece, Prefill, Sampling, Step
 
 
 class EngineLike(Protocol):
@@ -22,6 +23,11 @@ class EngineLike(Protocol):
 
     @property
     def method(self) -> str: ...
+
+    @property
+    def n_ctx(self) -> int:
+        """The longest conversation, answer included."""
+        ...
 
     def generate(
         self,
@@ -32,8 +38,9 @@ class EngineLike(Protocol):
         end_ids: frozenset[int],
         cancelled: Callable[[], bool] | None = None,
         progress: Progress | None = None,
-    ) -> Iterator[Prefill | Step]:
-        """A Prefill, then Steps, the last with a finish; raises ContextOverflow, Cancelled during prefill."""
+    ) -> Iterator[Prefill | Step | Notice]:
+        """A Prefill, then Steps, the last with a finish, and Notices; raises ContextOverflow, DoesNotFit, and Cancelled
+        during prefill."""
         ...
 
 
@@ -66,8 +73,10 @@ class Chat:
         progress: Progress | None = None,
         said: Sequence[int] = (),
         n_shown: int = 0,
-    ) -> Iterator[Piece | Answer]:
-        """Pieces, then one Answer whose text and tokens are theirs joined.
+    ) -> Iterator[Piece | Notice | Answer]:
+        """Pieces, then one Answer whose text and tokens are theirs joined; Notices as they come.
+
+        The oldest turns are left out where the conversation outgrew the context (turns.py).
 
         said: ids of this very answer that were emitted elsewhere, whose text was shown up to n_shown characters. Pieces
         hold what comes behind those, the Answer all of it, with figures of what was done here; max_tokens counts them.
@@ -76,7 +85,8 @@ class Chat:
         engine. Raises what prompt.encode and the engine raise.
         """
         text = TextStream(self._pieces, (*stop, *self._template.stop))
-        prompt = self.prompt_ids(messages)
+        prompt, notices = fitted(messages, self.prompt_ids, self._engine.n_ctx, max_tokens)
+        yield from notices
         tally = _Tally(said=tuple(said), n_shown=n_shown)
         yield from tally.piece(text.feed(self._printing(said)))
         if ended := self._ended(said, max_tokens):
@@ -92,12 +102,17 @@ class Chat:
         yield from tally.piece(text.flush(), last=True)
         yield tally.answer(self._engine.method, "stop" if text.stopped else tally.finish)
 
-    def _follow(self, steps: Iterator[Prefill | Step], text: TextStream, tally: _Tally) -> Iterator[Piece]:
+    def _follow(
+        self, steps: Iterator[Prefill | Step | Notice], text: TextStream, tally: _Tally
+    ) -> Iterator[Piece | Notice]:
         """Pieces of what the engine does, added to text and tally; closes the engine's iterator."""
         try:
             for event in steps:
                 if isinstance(event, Prefill):
                     tally.prefill = event
+                    continue
+                if isinstance(event, Notice):
+                    yield replace(event, n_tokens=event.n_tokens + len(tally.said))
                     continue
                 tally.add(event)
                 yield from tally.piece(text.feed(self._printing(event.tokens)))
@@ -176,7 +191,7 @@ class _Tally:
         )
 
 
-def _close(steps: Iterator[Prefill | Step]) -> None:
+def _close(steps: Iterator[Prefill | Step | Notice]) -> None:
     """Stop the engine where its iterator is a generator; others have nothing to stop."""
     close = getattr(steps, "close", None)
     if close is not None:

@@ -73,3 +73,16 @@ def verify(
         node = int(match[0])
         path.append(node)
     return Verdict(tuple(path), tuple(tokens), finish)
+
+
+def ranks(tree: TokenTree, verdict: Verdict) -> tuple[int, ...]:
+    """For each node of the walk that had children, in order: which of them was the draw (0 is the first), or -1."""
+    if len(tree) == 1:
+        return ()
+    parents, drafted = tree.parent.tolist(), tree.token.tolist()
+    found = []
+    for node, token in zip(verdict.path, verdict.tokens, strict=True):
+        children = [drafted[n] for n in range(node + 1, len(drafted)) if parents[n] == node]
+        if children:
+            found.append(children.index(token) if token in children else -1)
+    return tuple(found)

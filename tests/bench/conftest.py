@@ -11,6 +11,7 @@ from edgespec.assistant import Assistant
 from edgespec.backends.fake import FakeModel
 from edgespec.engine.clock import TimedContext
 from edgespec.engine.loop import Engine
+from edgespec.engine.setup import Setup
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters.model import ModelDrafter
 from edgespec.types import PLAIN, Choice, ContextSpec, Message, Settings
@@ -29,11 +30,13 @@ def bench() -> Workbench:
     spec = ContextSpec(n_ctx=300, max_nodes=32, max_leaves=32)
     draft = TimedContext(MODEL.perturbed(1.0).open(spec))
     engine = Engine(
-        TimedContext(MODEL.open(spec)),
-        {"model": ModelDrafter(draft)},
-        FixedController(PLAIN),
-        method="plain",
-        draft_contexts=[draft],
+        Setup(
+            TimedContext(MODEL.open(spec)),
+            {"model": ModelDrafter(draft)},
+            FixedController(PLAIN),
+            "plain",
+            [draft],
+        )
     )
     assistant = SimpleNamespace(engine=engine, chat=SimpleNamespace(prompt_ids=prompt_ids), entry=None)
     choices = {"plain": PLAIN, "chain": Choice("model", 4, 3, 1), "tree": Choice("model", 8, 7, 4)}

@@ -25,6 +25,7 @@ class Script:
     finish: str = "stop"
     failure: Exception | None = None
     method: str = "script"
+    n_ctx: int = 1 << 20
     asked: dict[str, Any] = field(default_factory=dict)
     n_run: int = 0
     closed: bool = False

@@ -9,6 +9,7 @@ import pytest
 from edgespec.backends.fake import FakeModel
 from edgespec.engine.clock import TimedContext
 from edgespec.engine.loop import Engine
+from edgespec.engine.setup import Setup
 from edgespec.errors import BadSetting, Cancelled, ContextOverflow
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters.model import ModelDrafter
@@ -24,9 +25,7 @@ def engine(choice: Choice = TREE, model: FakeModel = MODEL, n_ctx: int = 600) ->
     spec = ContextSpec(n_ctx=n_ctx, max_nodes=32, max_leaves=32)
     target = TimedContext(model.open(spec))
     draft = TimedContext(model.perturbed(1.0).open(spec))
-    return Engine(
-        target, {"model": ModelDrafter(draft)}, FixedController(choice), method="model", draft_contexts=[draft]
-    )
+    return Engine(Setup(target, {"model": ModelDrafter(draft)}, FixedController(choice), "model", [draft]))
 
 
 def steps(e: Engine, prompt: Sequence[int], n: int | None = 80, temperature: float = 0.0, model=MODEL) -> list[Step]:

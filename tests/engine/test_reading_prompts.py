@@ -9,6 +9,7 @@ import pytest
 from edgespec.backends.fake import FakeContext, FakeModel
 from edgespec.engine.clock import TimedContext
 from edgespec.engine.loop import Engine
+from edgespec.engine.setup import Setup
 from edgespec.errors import Cancelled
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters.model import ModelDrafter
@@ -25,7 +26,7 @@ def engine(choice: Choice = TREE, exact: bool = False) -> tuple[Engine, FakeCont
     context = MODEL.open(spec)
     draft = TimedContext(MODEL.perturbed(1.0).open(spec))
     drafters = {"model": ModelDrafter(draft)}
-    made = Engine(TimedContext(context), drafters, FixedController(choice), method="model", draft_contexts=[draft])
+    made = Engine(Setup(TimedContext(context), drafters, FixedController(choice), "model", [draft]))
     return made, context
 
 

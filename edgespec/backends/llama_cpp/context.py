@@ -14,7 +14,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 
 from edgespec.backends.base import Cancelled as CancelledCheck
-from edgespec.backends.base import Progress
+from edgespec.backends.base import Progress, State
 from edgespec.backends.llama_cpp.batch import Batch
 from edgespec.backends.llama_cpp.dimensions import EXACT_F16_ROWS, Dimensions, dimensions
 from edgespec.backends.llama_cpp.runtime import log, n_cores
@@ -216,24 +216,25 @@ class LlamaContext:
         if not self._seqs.truncate(slot, length) and length > 0:
             raise InvalidBatch(f"this model's state cannot be rolled back from {state.length} to {length} tokens")
 
-    def export_state(self, slot: int) -> bytes:
+    def export_state(self, slot: int) -> State:
         self._check_open()
-        return bytes(self._blob(self._seqs.slots[slot].seq))
+        return self._blob(self._seqs.slots[slot].seq)
 
-    def import_state(self, slot: int, blob: bytes) -> None:
+    def import_state(self, slot: int, blob: State) -> None:
         self.truncate(slot, 0)
         state = self._seqs.slots[slot]
-        self._set_blob(state.seq, (ctypes.c_uint8 * len(blob)).from_buffer_copy(blob))
+        self._set_blob(state.seq, blob)
         state.length = int(lib.llama_memory_seq_pos_max(self._memory, state.seq)) + 1
 
-    def _blob(self, seq: int) -> ctypes.Array[ctypes.c_uint8]:
-        buffer: ctypes.Array[ctypes.c_uint8] = (ctypes.c_uint8 * lib.llama_state_seq_get_size(self._ptr, seq))()
-        if lib.llama_state_seq_get_data(self._ptr, buffer, len(buffer), seq) != len(buffer):
+    def _blob(self, seq: int) -> bytearray:
+        buffer = bytearray(lib.llama_state_seq_get_size(self._ptr, seq))
+        if lib.llama_state_seq_get_data(self._ptr, _bytes(buffer), len(buffer), seq) != len(buffer):
             raise DecodeFailed(f"the runtime could not copy {len(buffer)} bytes of state: {log.reason()}")
         return buffer
 
-    def _set_blob(self, seq: int, blob: ctypes.Array[ctypes.c_uint8]) -> None:
-        if lib.llama_state_seq_set_data(self._ptr, blob, len(blob), seq) == 0:
+    def _set_blob(self, seq: int, blob: State) -> None:
+        if lib.llama_state_seq_set_data(self._ptr, _bytes(blob), len(blob), seq) == 0:
+            lib.llama_memory_seq_rm(self._memory, seq, -1, -1)
             raise DecodeFailed(f"the runtime refused {len(blob)} bytes of saved state: {log.reason()}")
 
     def close(self) -> None:
@@ -241,6 +242,10 @@ class LlamaContext:
             self._closed = True
             lib.llama_free(self._ptr)
             self._view = np.zeros((0, self._n_vocab), np.float32)
+
+
+def _bytes(blob: State) -> ctypes.Array[ctypes.c_uint8]:
+    return (ctypes.c_uint8 * len(blob)).from_buffer(blob)  # in place: it may be as large as what is free
 
 
 class _aborting:

@@ -27,4 +27,11 @@ class Drafter(Protocol):
         """Drop the conversation, so that the next draft reads it anew; what was learnt from it stays."""
         ...
 
+    def limit(self, window: int | None) -> None:
+        """Keep no more than the first few and the last `window` tokens in a cache from the next draft on; None: all.
+
+        A drafter without a cache has nothing to do.
+        """
+        ...
+
     def close(self) -> None: ...

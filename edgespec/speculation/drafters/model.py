@@ -2,7 +2,8 @@
 
 Children are ranked with the target's own noise (docs/shared-noise.md), so the first child is likely to be the draw.
 The drafter's cache follows the accepted path: each node is read once, and what a round left unread of the accepted text
-goes in front of the next round's first pass. Not covered: other vocabularies, trimmed heads (the backend's affair).
+goes in front of the next round's first pass. With a window it reads a shortened text instead (docs/ladder.md): less
+memory, drafts that know less. Not covered: other vocabularies, trimmed heads (the backend's affair).
 """
 
 from __future__ import annotations
@@ -21,6 +22,23 @@ from edgespec.types import Choice, Ids, Rows, Span, TokenTree, Verdict
 N_CANDIDATES = 20
 # More unread tokens than this are prefilled (no rows) before the first wave.
 MAX_LEAD = 8
+# The first tokens stay in a window: attention leans on them whatever they say (StreamingLLM, arXiv 2309.17453).
+N_SINK = 4
+
+
+def n_left_out(n: int, window: int | None) -> int:
+    """Tokens behind the first N_SINK that a text of n tokens is read without, so that at most N_SINK + window remain.
+
+    Grows in hops of half a window: only then is what follows the gap read again, half a window at a time.
+    """
+    if window is None or n <= N_SINK + window:
+        return 0
+    hop = max(window // 2, 1)
+    return -(-(n - N_SINK - window) // hop) * hop
+
+
+def _without(history: Ids, n_out: int) -> Ids:
+    return np.concatenate([history[:N_SINK], history[N_SINK + n_out :]]) if n_out else history
 
 
 class ModelDrafter:
@@ -28,6 +46,8 @@ class ModelDrafter:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._window: int | None = None
+        self._n_out = 0
         self._cached: Ids = np.zeros(0, np.int32)
         self._agreement = {True: Agreement(), False: Agreement()}
         self._clear()
@@ -52,7 +72,9 @@ class ModelDrafter:
         return drafted
 
     def _catch_up(self, history: Ids) -> list[int]:
-        """Bring the cache to a prefix of history and return what it lacks, at most MAX_LEAD tokens."""
+        """Bring the cache to a prefix of what is read of history and return what it lacks, at most MAX_LEAD tokens."""
+        self._n_out = n_left_out(len(history), self._window)
+        history = _without(history, self._n_out)
         n_same = min(len(self._cached), len(history) - 1)
         differs = np.flatnonzero(self._cached[:n_same] != history[:n_same])
         n_same = int(differs[0]) if len(differs) else n_same
@@ -92,13 +114,16 @@ class ModelDrafter:
                 self._agreement[self._greedy].observe(score, int(hit[0]) if len(hit) else None)
         self._context.keep(0, [*range(self._n_lead - 1), *path])
         n_known = self._context.length(0)
-        self._cached = np.concatenate([self._cached, history[len(self._cached) : n_known]])
+        self._cached = _without(history[: n_known + self._n_out], self._n_out).copy()
         self._clear()
 
     def forget(self) -> None:
         self._context.truncate(0, 0)
         self._cached = self._cached[:0]
         self._clear()
+
+    def limit(self, window: int | None) -> None:
+        self._window = window
 
     def close(self) -> None:
         self._context.close()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from edgespec.backends.fake import FakeContext, FakeModel
 from edgespec.speculation.drafters.agreement import Agreement
-from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.drafters.model import N_SINK, ModelDrafter, n_left_out
 from edgespec.speculation.sampling import Noise, Process, draw
 from edgespec.types import Choice, ContextSpec, Rows, Sampling, Verdict
 
@@ -123,3 +125,54 @@ def test_a_draw_outside_the_candidates_lowers_the_hit_rate_only() -> None:
         agreement.observe(np.zeros(4), None)
     assert agreement.tau == tau
     assert agreement.log_hit_rate < before
+
+
+@pytest.mark.parametrize("window", [1, 2, 7, 16])
+def test_a_window_keeps_the_first_tokens_and_the_last_ones(window: int) -> None:
+    """Fails when it grows beyond its size, keeps less than half of it, or moves at every token."""
+    out = [n_left_out(n, window) for n in range(1, 200)]
+    read = [n - n_out for n, n_out in enumerate(out, start=1)]
+    assert max(read) == N_SINK + window
+    assert all(n > N_SINK + window - max(window // 2, 1) for n in read[N_SINK + window :])
+    hops = {b - a for a, b in itertools.pairwise(out)} - {0}
+    assert hops == {max(window // 2, 1)}
+    assert not any(n_left_out(n, None) for n in (1, 10**6))
+
+
+def test_a_drafter_with_a_window_reads_the_shortened_text() -> None:
+    """Fails when its cache holds anything but the sinks and the last tokens, or more than it may hold."""
+    model = FakeModel(n_vocab=32, end_ids=frozenset())
+    context = model.open(ContextSpec(n_ctx=N_SINK + 8 + 16, max_nodes=32, max_leaves=32))
+    d = ModelDrafter(context)
+    d.limit(8)
+    history = [5, 6, 7, 8, 9]
+    for n in [0, 2, 4, 1, 4, 4, 3, 0, 4] * 3:
+        tree = draft(d, history, CHAIN)
+        n_out = n_left_out(len(history), 8)
+        history = accept(d, tree, history, n)
+        held = context._slots[0].tokens
+        assert held == [*history[:N_SINK], *history[N_SINK + n_out :]][: len(held)]
+        assert len(held) >= min(len(history), N_SINK + 4) - 2
+
+
+def test_a_window_is_read_anew_only_when_it_hops() -> None:
+    """Fails when every round reads the window again: it must cost about one token read for each one said."""
+    model = FakeModel(n_vocab=32, end_ids=frozenset())
+    context = model.open(ContextSpec(n_ctx=300, max_nodes=32, max_leaves=32))
+    d = ModelDrafter(context)
+    d.limit(64)
+    history = list(range(20))
+    for _ in range(200):
+        history = accept(d, draft(d, history, CHAIN), history, 2)
+    assert context.n_prefilled < 1.2 * len(history)
+
+
+def test_a_window_that_is_lifted_reads_the_whole_text_again() -> None:
+    """Fails when a step up leaves a gap in the drafter's past."""
+    d, context = drafter()
+    d.limit(8)
+    history = list(range(30))
+    draft(d, history)
+    d.limit(None)
+    draft(d, history)
+    assert context._slots[0].tokens == history[:-1]
