@@ -49,6 +49,7 @@ class Shape:
     head            tensors that turn the last state into logits; () of a model tied to its embedding
     rest            tensors of no layer that are neither embedding nor head
     strings         (number, of them long, bytes of the long ones) of the tokenizer's tokens and of its merges
+    n_expert        experts of a layer, n_expert_used of which serve a token; 0 of a dense model
     llama_like      the compute buffer has a formula
     """
 
@@ -65,6 +66,8 @@ class Shape:
     tokens: tuple[int, int, int]
     merges: tuple[int, int, int]
     llama_like: bool
+    n_expert: int = 0
+    n_expert_used: int = 0
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -75,8 +78,18 @@ class Shape:
         return sum(tensor.n_bytes for tensor in self.tensors)
 
     @property
-    def has_experts(self) -> bool:
-        return any("_exps." in t.name for layer in self.layers for t in layer.tensors)
+    def expert_bytes(self) -> int:
+        return sum(t.n_bytes for layer in self.layers for t in layer.tensors if "_exps." in t.name)
+
+    @property
+    def tied(self) -> bool:
+        """The head is the embedding."""
+        return not any(t.name == "output.weight" for t in self.head)
+
+    @property
+    def recurrent(self) -> bool:
+        """Its state cannot drop part of what it read."""
+        return any(layer.state_row for layer in self.layers)
 
 
 def read_shape(path: Path) -> Shape:
@@ -121,6 +134,8 @@ def shape_of(path: Path, parts: Mapping[Path, Header]) -> Shape:
         rest=tuple(t for t in rest if not t.name.startswith(("output.", "token_embd."))),
         tokens=_strings(header, "tokenizer.ggml.tokens"),
         merges=_strings(header, "tokenizer.ggml.merges"),
+        n_expert=facts.number("expert_count", 0),
+        n_expert_used=facts.of_layer("expert_used_count", 0, 0),
         llama_like=facts.architecture in _DENSE and all(_is_llama_like(layer) for layer in layers),
     )
 

@@ -61,7 +61,7 @@ class Part:
 
     @property
     def trees(self) -> bool:
-        return not any(layer.state_row for layer in self.shape.layers)
+        return not self.shape.recurrent
 
 
 def predict(part: Part, host: Host) -> Footprint:
@@ -120,12 +120,11 @@ def _weights(part: Part, host: Host, places: _Places) -> tuple[Item, ...]:
             copied += tensor.n_bytes
         else:
             mapped[device] += tensor.n_bytes
-    tied = not any(t.name == "output.weight" for t in shape.head)
-    if tied or not copied:  # read as a head, or mapped by loading; else a row here and there
+    if shape.tied or not copied:  # read as a head, or mapped by loading; else a row here and there
         mapped[CPU] += shape.embedding.n_bytes
-    if tied and places.head != CPU:
+    if shape.tied and places.head != CPU:
         mapped[places.head] += shape.embedding.n_bytes
-    elif tied and _is_repacked(shape.embedding, host):
+    elif shape.tied and _is_repacked(shape.embedding, host):
         copied += shape.embedding.n_bytes
     found = [Item(f"{part.role}weights", d, n, "tensor table: mapped as they are") for d, n in mapped.items() if n]
     if copied:
