@@ -234,8 +234,8 @@ def _method(c: Configuration) -> str:
 
 def _shut_out(reading: Reading, wanted_bytes: int, error: DoesNotFit) -> DoesNotFit:
     return DoesNotFit(
-        f"memory ran out between two rounds ({mib(reading.free_bytes)} free {reading.limit}, {mib(wanted_bytes)} wanted)"
-        f" and nothing narrower could be opened ({error}); close other programs and ask again"
+        f"memory ran out between rounds ({mib(reading.free_bytes)} free {reading.limit}, {mib(wanted_bytes)} wanted) "
+        f"and nothing narrower could be opened ({error}); close other programs and ask again"
     )
 
 

@@ -73,17 +73,13 @@ class Engine:
         do not fit, Cancelled when stopped before the first token; later a stop is finish "cancelled". Raises DoesNotFit
         where memory ends before the context does.
         """
-        self._check(len(prompt), max_tokens)
-        for context in (self._target, *self._setup.draft_contexts):
-            context.cancelled = cancelled
+        self._begin(len(prompt), max_tokens, cancelled)
         n_more = max_tokens or len(self._ids)
         start = time.perf_counter()
-        n_cached = self._reuse(np.asarray(prompt, np.int32))
-        notices = self._ladder.make_room(self._ids[: self._n], n_more) if self._ladder else []
+        n_cached, notices = self._reuse(np.asarray(prompt, np.int32), n_more)
         lead = self._prefill(n_cached, progress)
         prefill_ms: float | None = 1e3 * (time.perf_counter() - start)
-        process, noise = Process(sampling), Noise(sampling.seed)
-        finish = None
+        process, noise, finish = Process(sampling), Noise(sampling.seed), None
         while finish is None:
             try:
                 if cancelled and cancelled():
@@ -108,13 +104,16 @@ class Engine:
             notices = []
             yield step
 
-    def _check(self, n_prompt: int, max_tokens: int | None) -> None:
+    def _begin(self, n_prompt: int, max_tokens: int | None, cancelled: Callable[[], bool] | None) -> None:
+        """Refuse what cannot be answered, and let a cancel reach every context."""
         if not n_prompt:
             raise BadSetting("the prompt is empty; give at least one token")
         if max_tokens is not None and max_tokens < 1:
             raise BadSetting(f"max tokens is {max_tokens} but must be at least 1")
         if n_prompt + 1 > self.n_ctx:
             raise ContextOverflow(n_prompt + 1, self.n_ctx, self._n_ctx_train)
+        for context in (self._target, *self._setup.draft_contexts):
+            context.cancelled = cancelled
 
     def _between_rounds(self, n_left: int, n_said: int) -> list[Notice]:
         return self._ladder.between_rounds(self._ids[: self._n], n_left, n_said) if self._ladder else []
@@ -123,8 +122,9 @@ class Engine:
         if self._ladder:
             self._ladder.reopen(self._ids[: self._n])
 
-    def _reuse(self, prompt: Ids) -> int:
-        """Take a prompt as the conversation and drop what the cache holds beyond their common beginning; its length."""
+    def _reuse(self, prompt: Ids, n_left: int) -> tuple[int, list[Notice]]:
+        """Take a prompt as the conversation and drop what the cache holds beyond their common beginning, whose length
+        comes back; then make room for the rest of it."""
         self._reopen()
         n_same = min(self._target.length(SLOT), len(prompt) - 1)
         differs = np.flatnonzero(self._ids[:n_same] != prompt[:n_same])
@@ -134,7 +134,7 @@ class Engine:
         self._target.truncate(SLOT, n_same)
         self._ids[: len(prompt)] = prompt
         self._n = len(prompt)
-        return n_same
+        return n_same, self._ladder.make_room(self._ids[: self._n], n_left) if self._ladder else []
 
     def _prefill(self, n_cached: int, progress: Progress | None) -> Ids:
         """Commit the prompt behind what the cache holds of it, but for what the first round's pass can read as well:
