@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from edgespec.chat.answer import Chat
 from edgespec.engine.loop import Engine
 from edgespec.errors import BadSetting
+from edgespec.memory.measure import Weighing
+from edgespec.memory.plan import Plan
+from edgespec.memory.survey import Machine
 from edgespec.store.registry import Entry
 from edgespec.types import Answer, Message, Notice, Piece, PlanLine, Sampling
 
@@ -21,6 +24,9 @@ class Assistant:
 
     warnings  what the user should know before believing or timing it
     owned     what close() frees: models and contexts
+    made      the plan in full; machine: what it was made for
+    weighing  from before the weights were loaded
+    keep      saves what answers taught, in a file; a warning where that failed
     """
 
     entry: Entry
@@ -29,6 +35,15 @@ class Assistant:
     plan: tuple[PlanLine, ...]
     warnings: tuple[str, ...]
     owned: ExitStack
+    made: Plan
+    machine: Machine
+    weighing: Weighing
+    keep: Callable[[], str | None]
+
+    @property
+    def n_rungs(self) -> int:
+        """Steps of the ladder."""
+        return len(self.made.rungs)
 
     def stream(
         self, messages: Sequence[Turn], sampling: Sampling | None = None, max_tokens: int | None = None

@@ -1,29 +1,21 @@
 """What was decided for a loaded model and why: the plan's lines, its warnings, and how many threads it gets.
 
-Not covered: deciding what is loaded (assemble).
+Not covered: the words about memory (memory/reasons.py), deciding what is loaded (planning).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 
 import psutil
 
 from edgespec.backends.llama_cpp import runtime
 from edgespec.backends.llama_cpp.selftest import HostFacts
-from edgespec.types import Choice, PlanLine, Settings
+from edgespec.types import PlanLine, Settings
 
-MAX_DEFAULT_CONTEXT = 4096
 EXACT = "self-test: rows are the same at every width here"
 NOT_EXACT = "self-test: rows depend on the width of a pass here, so decoding is plain"
-
-
-@dataclass(frozen=True)
-class Drafting:
-    """The drafter's name, or "none", and why."""
-
-    name: str
-    why: str
 
 
 def threads(asked: Settings) -> int:
@@ -39,18 +31,15 @@ def warnings(template: str | None, asked: Settings, facts: HostFacts, unused_gpu
 
 
 def plan(
-    asked: Settings, quantisation: str, draft: Drafting, choice: Choice, n_ctx: int, facts: HostFacts
+    asked: Settings, quantisation: str, planned: Sequence[PlanLine], why_plain: str, facts: HostFacts
 ) -> tuple[PlanLine, ...]:
-    given, repacked = "asked for", facts.extra_buffers
-    shape = "plain" if choice.plain else "chain" if choice.width == 1 else "tree"
-    rows_why = given if asked.nodes else "a fixed default until control measures it"
-    lines = [
-        PlanLine("weights", quantisation, "as the file has them"),
-        PlanLine("context", str(n_ctx), given if asked.context else f"trained length, at most {MAX_DEFAULT_CONTEXT}"),
-        PlanLine("kv", asked.kv, given if asked.kv != "f16" else "what the runtime computes in"),
-        PlanLine("threads", str(threads(asked)), given if asked.threads else "one a core"),
-        PlanLine("drafter", draft.name, draft.why),
-        PlanLine("rows", f"{choice.rows} ({shape})", "nothing drafts" if choice.plain else rows_why),
+    """planned: the planner's lines; why_plain: why nothing can draft whatever the room, or an empty string."""
+    repacked = facts.extra_buffers
+    lines = [PlanLine("weights", quantisation, "as the file has them")]
+    for line in planned:
+        lines.append(replace(line, reason=why_plain) if line.line == "drafter" and why_plain else line)
+    lines += [
+        PlanLine("threads", str(threads(asked)), "asked for" if asked.threads else "one a core"),
         PlanLine(
             "extra buffers",
             "on" if repacked else "off",

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from edgespec.assistant import Assistant
 from edgespec.backends.base import Context, Model
-from edgespec.backends.llama_cpp import runtime
 from edgespec.engine import calibrate
 from edgespec.errors import BadSetting, DoesNotFit
 from edgespec.speculation.controllers import FixedController
@@ -28,6 +27,7 @@ class Workbench:
     whys           why a method decodes plainly, by its name; "" where it drafts
     settings       those it was opened with, threads decided
     target         the loaded weights
+    curve_key      under what the target's cost curve is remembered
     draft          the drafter's weights, None where nothing drafts; drafter_on makes a new drafter on a context of them
     """
 
@@ -38,6 +38,7 @@ class Workbench:
     target: Model
     draft: Model | None
     drafter_on: Callable[[Context], Drafter]
+    curve_key: str
 
     def use(self, name: str) -> None:
         """Answer by this method from now on."""
@@ -49,7 +50,7 @@ class Workbench:
 
         Raises what measure_curve raises.
         """
-        known = calibration.load(self._curve_key())
+        known = calibration.load(self.curve_key)
         if known is not None:
             try:
                 return from_dict(known)
@@ -67,18 +68,8 @@ class Workbench:
             found = calibrate.measure(context, self.target.n_vocab, budget_s, cancelled=cancelled)
         finally:
             context.close()
-        calibration.save(self._curve_key(), found.to_dict())
+        calibration.save(self.curve_key, found.to_dict())
         return found
-
-    def _curve_key(self) -> str:
-        return calibration.key(
-            self.assistant.entry.path,
-            runtime=runtime.build_id(),
-            machine="",
-            kv_type=self.settings.kv,
-            n_threads=self.settings.threads or 0,
-            options=f"exact={self.settings.exact}, rows={_CURVE_ROWS}",
-        )
 
     def _open_for_curve(self) -> Context:
         for rows in _CURVE_ROWS:

@@ -16,6 +16,7 @@ LAYERS = (
     ("service",),
     ("assemble",),
     ("workbench",),
+    ("planning", "loading"),
     ("assistant", "explain"),
     ("chat",),
     ("engine",),

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgespec.memory.configuration import Configuration, DraftModel
-from edgespec.speculation.drafters.model import N_SINK
-from edgespec.speculation.policies import n_reads_at_most
+from edgespec.memory.configuration import Configuration
 from edgespec.types import ContextSpec
 
 # Tokens of an answer that room is made for at a time; the runtime takes cells in units of PAD.
@@ -33,25 +31,6 @@ def wanted(configuration: Configuration, n_history: int, n_left: int) -> int:
     spec = configuration.target
     n = n_history + min(n_left, max(GRAIN, spec.max_nodes))
     return min(spec.n_ctx, -(-n // PAD) * PAD)
-
-
-def opened(configuration: Configuration, n_ctx: int) -> Configuration:
-    """What is opened of a configuration for n_ctx tokens, the drafter's room for nodes that it reads in vain included:
-    what memory/predict is to be asked about."""
-    return replace(
-        configuration, target=replace(configuration.target, n_ctx=n_ctx), draft=draft_model(configuration, n_ctx)
-    )
-
-
-def draft_model(configuration: Configuration, n_ctx: int) -> DraftModel | None:
-    """The drafter as it is opened beside a target of n_ctx tokens."""
-    draft = configuration.draft
-    if draft is None:
-        return None
-    n_read = n_ctx if draft.window is None else min(n_ctx, N_SINK + draft.window)
-    # Growth reads more tips than the tree keeps leaves: those that later fell behind.
-    n_vain = n_reads_at_most(configuration.choice)
-    return replace(draft, context=replace(draft.context, n_ctx=n_read + n_vain))
 
 
 def holds(there: ContextSpec, asked: ContextSpec) -> bool:

@@ -13,12 +13,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from edgespec.engine.growth import FIRST, PAD, opened, required, wanted
+from edgespec.engine.growth import FIRST, PAD, required, wanted
 from edgespec.engine.notices import grown, mib, stepped
 from edgespec.engine.parts import Parts
 from edgespec.engine.setup import Build, Setup
 from edgespec.errors import BadSetting, DoesNotFit, DrafterUnusable
-from edgespec.memory.configuration import Configuration
+from edgespec.memory.configuration import Configuration, as_opened
 from edgespec.memory.pressure import Calm, Reading, Watch, decide, flapped
 from edgespec.types import Ids, Notice
 
@@ -178,10 +178,10 @@ class Ladder:
         spec, c = self._parts.spec, self._rungs[rung]
         if self._bytes_of is None or spec is None:
             return 0
-        there = opened(self.configuration, spec.n_ctx)
-        full, empty = (self._bytes_of(replace(opened(self.configuration, n), draft=None)) for n in (spec.n_ctx, 1))
+        there = as_opened(self.configuration, spec.n_ctx)
+        full, empty = (self._bytes_of(replace(as_opened(self.configuration, n), draft=None)) for n in (spec.n_ctx, 1))
         n_copied = (full - empty) * min(n_history, spec.n_ctx) // spec.n_ctx
-        return self._bytes_of(opened(c, wanted(c, n_history, n_left))) - self._bytes_of(there) + n_copied
+        return self._bytes_of(as_opened(c, wanted(c, n_history, n_left))) - self._bytes_of(there) + n_copied
 
     def _run_on(self, order: Iterable[int], history: Ids, n_left: int) -> None:
         """Run on the first of these rungs that can be opened; raises DoesNotFit where none can."""
@@ -224,7 +224,7 @@ class Ladder:
             return None
         if self._bytes_of is None:
             return 0
-        above, here = (self._bytes_of(opened(self._rungs[i], spec.n_ctx)) for i in (self.rung - 1, self.rung))
+        above, here = (self._bytes_of(as_opened(self._rungs[i], spec.n_ctx)) for i in (self.rung - 1, self.rung))
         return max(above - here, 0)
 
 

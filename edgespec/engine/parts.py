@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edgespec.engine.clock import TimedContext
-from edgespec.engine.growth import draft_model, holds, required, wanted
+from edgespec.engine.growth import holds, required, wanted
 from edgespec.engine.setup import NOTHING, SLOT, Build, Held, take
-from edgespec.memory.configuration import Configuration, DraftModel
+from edgespec.memory.configuration import Configuration, DraftModel, as_opened
 from edgespec.speculation.drafters.base import Drafter
 from edgespec.types import ContextSpec, Ids
 
@@ -41,7 +41,7 @@ class Parts:
         conversation in between is held. Raises DoesNotFit, DrafterUnusable, MemoryError, Cancelled.
         """
         spec, there = self._fitting_spec(c, len(history), n_left), self.spec
-        draft = draft_model(c, spec.n_ctx)
+        draft = as_opened(c, spec.n_ctx).draft
         if self._loaded is not None and (draft is None or _weights(self._loaded) != _weights(draft)):
             self._unload(self._loaded)
         if spec != there:

@@ -5,8 +5,10 @@ A ladder is a sequence of these, widest first. Not covered: choosing one (plan.p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from edgespec.speculation.drafters.model import N_SINK
+from edgespec.speculation.policies import n_reads_at_most
 from edgespec.types import PLAIN, Choice, ContextSpec
 
 
@@ -52,3 +54,17 @@ class Configuration:
     choice: Choice = PLAIN
     placement: Placement = Placement()
     draft: DraftModel | None = None
+
+
+def as_opened(configuration: Configuration, n_ctx: int) -> Configuration:
+    """What is opened of a configuration for n_ctx tokens: what bytes are worked out for.
+
+    A drafter reads its window, and nodes in vain: growth reads more tips than the tree keeps leaves, those that later
+    fell behind.
+    """
+    target, draft = replace(configuration.target, n_ctx=n_ctx), configuration.draft
+    if draft is None:
+        return replace(configuration, target=target)
+    n_read = n_ctx if draft.window is None else min(n_ctx, N_SINK + draft.window)
+    context = replace(draft.context, n_ctx=n_read + n_reads_at_most(configuration.choice))
+    return replace(configuration, target=target, draft=replace(draft, context=context))

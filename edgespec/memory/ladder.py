@@ -72,10 +72,9 @@ def _smaller(search: Search, method: str, before: Configuration, rows: int) -> C
 
 def _shorter(before: Configuration, n_ctx: int) -> Configuration:
     """The same for a shorter conversation; a window that is no shorter than it goes."""
-    less = before.target.n_ctx - n_ctx
     target = replace(before.target, n_ctx=n_ctx)
     if before.draft is None:
         return replace(before, target=target)
-    context = replace(before.draft.context, n_ctx=before.draft.context.n_ctx - less)
+    context = replace(before.draft.context, n_ctx=n_ctx)
     window = before.draft.window if before.draft.window and before.draft.window < n_ctx else None
     return replace(before, target=target, draft=replace(before.draft, context=context, window=window))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgespec.memory.configuration import Configuration, DraftModel, Placement
 from edgespec.memory.footprint import CPU
 from edgespec.memory.times import UNMEASURED, Machine, ModelTimes, Where, pass_ms
-from edgespec.speculation.policies import N_BEAMS, n_reads_at_most
+from edgespec.speculation.policies import N_BEAMS
 from edgespec.types import Choice, ContextSpec
 
 TREE_WIDTH = 8
@@ -94,10 +94,9 @@ def _whole(index: int, n_gpus: int, n_layers: int) -> Placement:
 
 
 def _draft(name: str, base: Configuration, site: Placement, kv_type: str, window: int | None) -> DraftModel:
-    """Growth reads more tips than the tree keeps leaves: those that later fell behind."""
     choice, target = base.choice, base.target
     spec = ContextSpec(
-        n_ctx=target.n_ctx + n_reads_at_most(choice),
+        n_ctx=target.n_ctx,
         max_nodes=max(choice.rows, 16),
         max_leaves=1 if choice.width <= 1 else min(2 * choice.rows, MAX_LEAVES),
         kv_type=kv_type,

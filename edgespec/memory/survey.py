@@ -22,7 +22,7 @@ from edgespec.memory.configuration import Configuration, Placement, as_opened
 from edgespec.memory.fitted import Surface, surface
 from edgespec.memory.footprint import CPU, Footprint, Item
 from edgespec.memory.host import Host
-from edgespec.memory.methods import from_model
+from edgespec.memory.methods import Method, from_model
 from edgespec.memory.predict import Part, predict, weights
 from edgespec.memory.pressure import Gauge
 from edgespec.memory.problem import Problem, Room
@@ -87,6 +87,11 @@ def look(extra_buffers: bool, n_threads: int, program_bytes: int) -> Machine:
     own = Room(CPU, less_margin(reading.free_bytes) + program_bytes)
     rooms = (own, *(Room(device.name, less_margin(device.free_bytes)) for device in found))
     return Machine(host, rooms, reading.limit, any(device.shared for device in found))
+
+
+def free_of_devices() -> list[tuple[str, int]]:
+    """Name and free bytes of every device, for a Gauge."""
+    return [(device.name, device.free_bytes) for device in devices.devices()]
 
 
 def less_margin(free_bytes: int) -> int:
@@ -188,9 +193,7 @@ def times(source: Source, curve: Curve | None, host: Host) -> ModelTimes:
     if curve is not None:
         placement = Placement(len(shape.layers) + 1) if host.devices else Placement()
         measured = Measured(curve, where(source, placement, host))
-    return ModelTimes(
-        source.quantisation, len(shape.layers), shape.embedding.n_bytes, shape.tied, mixture, measured
-    )
+    return ModelTimes(source.quantisation, len(shape.layers), shape.embedding.n_bytes, shape.tied, mixture, measured)
 
 
 def where(source: Source, placement: Placement, host: Host) -> Where:
@@ -221,7 +224,7 @@ def problem(
         own = next(room.free_bytes for room in machine.rooms if room.device == CPU)
         settings = replace(settings, budget=min(settings.budget or own, own))
     _check_weights(settings, machine, target)
-    methods = ()
+    methods: tuple[Method, ...] = ()
     if draft is not None:
         wave = times(draft, known.draft_curve, machine.host)
         n_bytes = draft.shape.weight_bytes

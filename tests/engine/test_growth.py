@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from edgespec.engine.growth import draft_model, required, wanted
+from edgespec.engine.growth import required, wanted
 from edgespec.engine.ladder import Ladder
 from edgespec.errors import ContextOverflow, DoesNotFit
+from edgespec.memory.configuration import as_opened
 from edgespec.memory.pressure import Marks, Reading, Watch
 from edgespec.types import PLAIN, Choice, Notice, Prefill, Sampling, Step
 from tests.engine.machine import NARROW, TREE, Machine, answer, bytes_of, on, plainly, rung
@@ -48,7 +49,7 @@ def test_what_is_wanted_always_holds_the_next_round() -> None:
 @pytest.mark.parametrize(("window", "n_ctx", "n"), [(None, 768, 800), (256, 768, 292), (1000, 768, 800)])
 def test_a_drafter_has_room_for_its_text_and_for_nodes_read_in_vain(window: int | None, n_ctx: int, n: int) -> None:
     """Fails when a window saves nothing, or a full tree finds no cell: 8 rows by 4 beams come on top."""
-    found = draft_model(rung(4096, TREE, window=window), n_ctx)
+    found = as_opened(rung(4096, TREE, window=window), n_ctx).draft
     assert found is not None
     assert found.context.n_ctx == n
 

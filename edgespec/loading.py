@@ -1,0 +1,133 @@
+"""Opens what a plan names: weights, contexts, drafters; the one file beside assemble that names concrete classes.
+
+Reports on the way and asks for a cancel. Not covered: what is opened (planning).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from edgespec.backends.llama_cpp.context import LlamaContext
+from edgespec.backends.llama_cpp.load import LoadOptions
+from edgespec.backends.llama_cpp.model import LlamaModel
+from edgespec.engine.setup import Build
+from edgespec.errors import BadSetting, Cancelled, DrafterUnusable, EdgespecError
+from edgespec.memory.configuration import DraftModel, Placement
+from edgespec.memory.survey import Source
+from edgespec.speculation.acceptance import Acceptance
+from edgespec.speculation.controllers import FixedController
+from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.types import ContextSpec
+
+Report = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Loader:
+    """options: how this host loads weights, wherever they lie."""
+
+    options: LoadOptions
+    report: Report
+    cancelled: Callable[[], bool]
+
+    def model(self, path: Path, placement: Placement, stack: ExitStack) -> LlamaModel:
+        """Weights that the stack frees. Raises Cancelled, ModelUnusable."""
+
+        def on_progress(done: float) -> bool:
+            self.report(f"loading {path.stem}", done)
+            return not self.cancelled()
+
+        if self.cancelled():
+            raise Cancelled("stopped before loading the model")
+        model = LlamaModel(path, placed(self.options, placement), on_progress)
+        stack.callback(model.close)
+        return model
+
+    def context(self, model: LlamaModel, spec: ContextSpec) -> LlamaContext:
+        """Raises BadSetting where a pass cannot have that many rows, Cancelled, DoesNotFit."""
+        if self.cancelled():
+            raise Cancelled("stopped before opening the context")
+        context = model.open(spec)
+        if context.caps.max_nodes < spec.max_nodes:
+            context.close()
+            rows = context.caps.max_nodes
+            raise BadSetting(
+                f"--nodes {spec.max_nodes} is more than the {rows} rows a pass may have here; use {rows} or less"
+            )
+        return context
+
+
+def placed(options: LoadOptions, placement: Placement) -> LoadOptions:
+    return replace(
+        options,
+        n_gpu_layers=placement.n_gpu_layers,
+        tensor_split=placement.tensor_split,
+        experts_on_cpu=placement.experts_on_cpu,
+    )
+
+
+@dataclass(frozen=True)
+class Drafters:
+    """Weights of drafters that are there, by name and placement; one that is not is loaded when it is asked for.
+
+    target, target_name  whose vocabulary a drafter must share
+    """
+
+    loader: Loader
+    sources: dict[str, Source]
+    target: LlamaModel
+    target_name: str
+    models: dict[tuple[str, Placement], LlamaModel] = field(default_factory=dict)
+
+    def get(self, name: str, placement: Placement) -> LlamaModel:
+        """Raises DrafterUnusable, Cancelled, and what loading raises."""
+        if (name, placement) not in self.models:
+            with ExitStack() as own:
+                model = self.loader.model(self.sources[name].path, placement, own)
+                check_vocabulary(name, model, self.target, self.target_name)
+                own.pop_all()
+            self.models[name, placement] = model
+        return self.models[name, placement]
+
+    def release(self, draft: DraftModel) -> None:
+        if model := self.models.pop((draft.name, draft.placement), None):
+            model.close()
+
+    def close(self) -> None:
+        while self.models:
+            self.models.popitem()[1].close()
+
+
+def build(target: LlamaModel, drafters: Drafters, acceptance: Acceptance) -> Build:
+    """How the engine opens what a configuration names."""
+    loader = drafters.loader
+
+    def open_draft(draft: DraftModel) -> LlamaContext:
+        try:
+            return loader.context(drafters.get(draft.name, draft.placement), draft.context)
+        except Cancelled:
+            raise
+        except EdgespecError as error:
+            raise DrafterUnusable(str(error)) from error
+
+    return Build(
+        target=lambda spec: loader.context(target, spec),
+        draft=open_draft,
+        drafter=lambda _, context: ModelDrafter(context),
+        controller=lambda configuration: FixedController(configuration.choice, acceptance),
+        release=drafters.release,
+    )
+
+
+def check_vocabulary(name: str, draft: LlamaModel, target: LlamaModel, target_name: str) -> None:
+    """Raises DrafterUnusable."""
+    if draft.n_vocab == target.n_vocab and draft.pieces() == target.pieces():
+        return
+    n_same = sum(a == b for a, b in zip(draft.pieces(), target.pieces(), strict=False))
+    raise DrafterUnusable(
+        f"drafter {name} has another vocabulary than {target_name} ({draft.n_vocab} against {target.n_vocab} tokens, "
+        f"{n_same} of them alike); use a drafter of the same family, or -d none"
+    )

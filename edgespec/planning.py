@@ -1,0 +1,157 @@
+"""From what the user asked of a model to a plan for it on this machine, before and after its passes were timed.
+
+Not covered: the search (memory/plan.py), opening what it names (loading).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+
+from edgespec import explain
+from edgespec.backends.llama_cpp.load import LoadOptions
+from edgespec.backends.llama_cpp.selftest import HostFacts
+from edgespec.errors import BadSetting, DrafterUnusable, EdgespecError
+from edgespec.memory import measure, survey
+from edgespec.memory.configuration import Configuration
+from edgespec.memory.plan import Plan, plan
+from edgespec.memory.pressure import Gauge, Marks, Watch
+from edgespec.memory.sizes import MIB
+from edgespec.memory.survey import Forecast, Known, Machine, Source
+from edgespec.speculation.acceptance import Acceptance, from_dict
+from edgespec.speculation.cost import Curve
+from edgespec.store import learnt
+from edgespec.store.registry import Entry, resolve
+from edgespec.types import ContextSpec, Settings
+
+# What a budget that was given leaves alone: predictions err by a few MiB.
+BUDGET_MARGIN_BYTES, BUDGET_MARGIN_SHARE = 12 * MIB, 0.03
+# Less free than this share of what there was is a step down the ladder; so much must stay free behind a step up.
+LOW_SHARE, LOW_BYTES, HIGH = 0.01, 8 * MIB, 2
+
+
+class Planner:
+    """One model, its drafter and this machine as it was found; plans as often as more is known.
+
+    why_plain  why nothing can draft, "" where something can
+    """
+
+    def __init__(self, asked: Settings, entry: Entry, facts: HostFacts, beside_bytes: int = 0) -> None:
+        """beside_bytes: what other processes of ours take. Raises what reading the files raises, DrafterUnusable."""
+        self.asked, self._facts = asked, facts
+        self.n_threads = explain.threads(asked)
+        self.target = survey.read_source(entry.name, entry.path)
+        self.why_plain = self._why_plain(asked)
+        self.draft: Source | None = None
+        if not self.why_plain:
+            self.draft, self.why_plain = _draft_source(asked, entry, self.target)
+        program_bytes = measure.pss() + beside_bytes
+        self.machine: Machine = survey.look(facts.extra_buffers, self.n_threads, program_bytes)
+        self.known = Known()
+        self._remember()
+        self._set_forecast()
+
+    def _why_plain(self, asked: Settings) -> str:
+        """Raises BadSetting where flags contradict each other."""
+        if asked.method == "plain" or asked.draft == "none":
+            return "asked for"
+        if self.target.shape.recurrent:
+            return "this model's recurrent state cannot drop rejected tokens"
+        if asked.exact and not self._facts.exact:
+            return explain.NOT_EXACT
+        if asked.nodes == 1:
+            if insists(asked):
+                raise BadSetting("--nodes 1 leaves no room for a draft; use 2 or more, or --method plain without -d")
+            return "--nodes 1 leaves no room for a draft"
+        return ""
+
+    def _remember(self) -> None:
+        """What earlier runs measured and learnt."""
+        curve = draft_curve = None
+        with contextlib.suppress(OSError):
+            curve = survey.remembered_curve(self.curve_key(self.target))
+        acceptance = Acceptance()
+        if self.draft is not None:
+            with contextlib.suppress(OSError):
+                draft_curve = survey.remembered_curve(self.curve_key(self.draft))
+                acceptance = from_dict(learnt.load(self.learnt_key()))
+        self.known = Known(curve, draft_curve, acceptance)
+
+    def curve_key(self, source: Source) -> str:
+        return survey.curve_key(source, self.asked, self.n_threads, ", draft" if source is self.draft else "")
+
+    def learnt_key(self) -> str:
+        """Raises OSError."""
+        return learnt.key(self.target.path, self.draft.path if self.draft else None, "model")
+
+    def _set_forecast(self) -> None:
+        drafts = {self.draft.name: self.draft} if self.draft else {}
+        options = LoadOptions(self._facts.extra_buffers, self._facts.exact)
+        self.forecast = Forecast(self.machine, self.target, drafts, options)
+
+    def without_draft(self, why: str) -> None:
+        """Nothing drafts from now on."""
+        self.draft, self.why_plain = None, why
+        self._set_forecast()
+
+    def timed(self, curve: Curve, draft_curve: Curve | None) -> None:
+        """Passes were measured."""
+        self.known = replace(self.known, curve=curve, draft_curve=draft_curve or self.known.draft_curve)
+
+    def plan(self, settings: Settings | None = None) -> Plan:
+        """For what was asked, or for other settings of the same model; raises DoesNotFit, BadSetting."""
+        asked = settings or self.asked
+        if self.why_plain or self.draft is None:
+            asked = replace(asked, method="plain", draft=None)
+        if asked.budget is not None:
+            asked = replace(asked, budget=spendable(asked.budget))
+        return plan(survey.problem(asked, self.machine, self.target, self.draft, self.known, self.forecast))
+
+    def affords(self, spec: ContextSpec) -> bool:
+        """Whether a context of the target may be opened for a moment beside both models' weights."""
+        needed = self.forecast.bytes_of(Configuration(spec)) + self.machine.host.program_bytes
+        needed += self.draft.shape.weight_bytes if self.draft else 0
+        room = self.machine.free_bytes
+        return needed <= (room if self.asked.budget is None else min(room, spendable(self.asked.budget)))
+
+    def watch(self) -> Watch:
+        """What the ladder looks at once a round."""
+        room = self.machine.free_bytes if self.asked.budget is None else self.asked.budget
+        low = max(int(LOW_SHARE * room), LOW_BYTES)
+        return Watch(Gauge(survey.free_of_devices if self.machine.host.devices else None).read, Marks(low, HIGH * low))
+
+    def save_learnt(self) -> str | None:
+        """Keep what answers taught; a warning where that failed."""
+        if self.draft is None:
+            return None
+        try:
+            return learnt.save(self.learnt_key(), self.known.acceptance.to_dict())
+        except OSError as error:
+            return f"what this conversation taught about speed was not kept: {error}"
+
+
+def spendable(budget: int) -> int:
+    return max(budget - max(BUDGET_MARGIN_BYTES, int(BUDGET_MARGIN_SHARE * budget)), 1)
+
+
+def insists(asked: Settings) -> bool:
+    """Whether a drafter that cannot draft is an error, not one to be passed over."""
+    return asked.draft not in (None, "none") or asked.method == "model"
+
+
+def _draft_source(asked: Settings, entry: Entry, target: Source) -> tuple[Source | None, str]:
+    """The drafter's file, or why there is none. Raises DrafterUnusable for one that the user insists on."""
+    name = next(iter(entry.drafts), None) if asked.draft is None else asked.draft
+    if name is None:
+        if insists(asked):
+            raise DrafterUnusable(f"no drafter is known for {entry.name}; name one with -d NAME or a .gguf path")
+        return None, "no drafter is known for this model; name one with -d"
+    try:
+        source = survey.read_source(name, resolve(name).path)
+        if source.shape.recurrent:
+            raise DrafterUnusable(f"{name} has a recurrent state, which cannot drop rejected tokens; use another")
+    except EdgespecError as error:
+        if insists(asked):
+            raise DrafterUnusable(str(error)) from error
+        return None, f"{name} was passed over: {error}"
+    return source, ""
