@@ -99,7 +99,16 @@ def _open(
         unused = runtime_build.unused_gpu_warning(runtime.supports_gpu())
         warnings = (*explain.warnings(chat.warning, asked, facts, unused), *made.warnings)
         assistant = Assistant(
-            entry, chat, engine, lines, warnings, stack.pop_all(), made, planner.machine, weighing, planner.save_learnt
+            entry=entry,
+            chat=chat,
+            engine=engine,
+            plan=lines,
+            warnings=warnings,
+            owned=stack.pop_all(),
+            memory=planner.report(made),
+            n_rungs=len(made.rungs),
+            weighing=weighing,
+            keep=planner.save_learnt,
         )
     choices = {name: p.configuration.choice for name, p in plans.items()}
     whys = {name: _why_plain(planner, p) for name, p in plans.items()}

@@ -10,8 +10,7 @@ from edgespec.chat.answer import Chat
 from edgespec.engine.loop import Engine
 from edgespec.errors import BadSetting
 from edgespec.memory.measure import Weighing
-from edgespec.memory.plan import Plan
-from edgespec.memory.survey import Machine
+from edgespec.memory.report import MemoryReport
 from edgespec.store.registry import Entry
 from edgespec.types import Answer, Message, Notice, Piece, PlanLine, Sampling
 
@@ -24,7 +23,7 @@ class Assistant:
 
     warnings  what the user should know before believing or timing it
     owned     what close() frees: models and contexts
-    made      the plan in full; machine: what it was made for
+    memory    what it takes, as predicted; n_rungs: steps of its plan's ladder
     weighing  from before the weights were loaded
     keep      saves what answers taught, in a file; a warning where that failed
     """
@@ -35,15 +34,10 @@ class Assistant:
     plan: tuple[PlanLine, ...]
     warnings: tuple[str, ...]
     owned: ExitStack
-    made: Plan
-    machine: Machine
+    memory: MemoryReport
+    n_rungs: int
     weighing: Weighing
     keep: Callable[[], str | None]
-
-    @property
-    def n_rungs(self) -> int:
-        """Steps of the ladder."""
-        return len(self.made.rungs)
 
     def stream(
         self, messages: Sequence[Turn], sampling: Sampling | None = None, max_tokens: int | None = None

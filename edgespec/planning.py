@@ -14,8 +14,10 @@ from edgespec.backends.llama_cpp.selftest import HostFacts
 from edgespec.errors import BadSetting, DrafterUnusable, EdgespecError
 from edgespec.memory import measure, survey
 from edgespec.memory.configuration import Configuration
+from edgespec.memory.footprint import Footprint
 from edgespec.memory.plan import Plan, plan
 from edgespec.memory.pressure import Gauge, Marks, Watch
+from edgespec.memory.report import MemoryReport
 from edgespec.memory.sizes import MIB
 from edgespec.memory.survey import Forecast, Known, Machine, Source
 from edgespec.speculation.acceptance import Acceptance, from_dict
@@ -38,7 +40,7 @@ class Planner:
 
     def __init__(self, asked: Settings, entry: Entry, facts: HostFacts, beside_bytes: int = 0) -> None:
         """beside_bytes: what other processes of ours take. Raises what reading the files raises, DrafterUnusable."""
-        self.asked, self._facts = asked, facts
+        self.asked, self._facts, self._entry = asked, facts, entry
         self.n_threads = explain.threads(asked)
         self.target = survey.read_source(entry.name, entry.path)
         self.why_plain = self._why_plain(asked)
@@ -106,6 +108,26 @@ class Planner:
         if asked.budget is not None:
             asked = replace(asked, budget=spendable(asked.budget))
         return plan(survey.problem(asked, self.machine, self.target, self.draft, self.known, self.forecast))
+
+    def report(self, made: Plan) -> MemoryReport:
+        """The plan's bytes and speeds as they are shown and printed."""
+        program = self.machine.host.program_bytes
+        return MemoryReport(
+            model=self.target.name,
+            note=self._entry.note,
+            weight_bytes=self.target.shape.weight_bytes,
+            budget_bytes=self.asked.budget,
+            free_bytes=self.machine.free_bytes - program,
+            program_bytes=program,
+            predicted=Footprint(tuple(item for item in made.footprint.items if item.component != "program")),
+            method=made.method,
+            tokens_per_s=made.tokens_per_s,
+            tokens_per_pass=made.tokens_per_pass,
+            speedup=made.speedup,
+            least_bytes=made.floor_bytes,
+            lines=made.lines,
+            warnings=made.warnings,
+        )
 
     def affords(self, spec: ContextSpec) -> bool:
         """Whether a context of the target may be opened for a moment beside both models' weights."""

@@ -14,6 +14,7 @@ LAYERS = (
     ("cli",),
     ("tui", "server", "bench"),
     ("service",),
+    ("probing",),
     ("assemble",),
     ("workbench",),
     ("planning", "loading"),

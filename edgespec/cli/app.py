@@ -11,7 +11,7 @@ from typing import ParamSpec
 
 import typer
 
-from edgespec.cli import INTERRUPTED, bench, chat, version
+from edgespec.cli import INTERRUPTED, bench, chat, probe, version
 from edgespec.cli import run as run_
 from edgespec.errors import EdgespecError
 
@@ -99,5 +99,6 @@ app = typer.Typer(
 )
 app.command("chat")(_exits(chat.chat))
 app.command("run")(_exits(run_.run))
+app.command("probe")(_exits(probe.probe))
 app.command("bench")(_exits(bench.bench))
 app.command("version")(_exits(version.version))

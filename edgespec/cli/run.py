@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgespec.cli import INTERRUPTED, screen
+from edgespec.cli import INTERRUPTED, probe, screen
 from edgespec.cli import options as o
 from edgespec.errors import BadSetting
 from edgespec.service.messages import Done, Loaded
@@ -102,6 +102,17 @@ def result(done: Done, loaded: Loaded, sampling: Sampling) -> dict[str, Any]:
             "speedup_vs_plain": None,
             "events": [asdict(notice) for notice in done.notices],
         },
-        "memory": {"budget_bytes": None, "predicted": {}, "measured": {"rss_bytes": done.rss_bytes}},
+        "memory": _memory(done, loaded),
         "plan": [{"line": p.line, "value": p.value, "reason": p.reason} for p in loaded.plan],
     }
+
+
+def _memory(done: Done, loaded: Loaded) -> dict[str, Any]:
+    """As `probe --json` tells it, with what was really taken at the end of the answer."""
+    measured = {
+        "total_bytes": sum(n_bytes for _, n_bytes in done.growth),
+        "by_device": dict(done.growth),
+        "rss_bytes": done.rss_bytes,
+    }
+    told = probe.memory(loaded.memory) if loaded.memory else {"budget_bytes": None, "predicted": {}}
+    return {**told, "measured": measured}

@@ -28,7 +28,8 @@ class Plan:
     """What to run.
 
     tokens_per_s, tokens_per_pass  as predicted, the bonus token included; speedup over plain decoding in the same room
-    runner_up    the best that was decided against: another method, or another number of rows; None without one
+    runner_up    the best that was decided against: another method, or another number of rows; None without one;
+                 runner_up_tokens_per_s what it would come to
     why_not      one sentence about it
     floor_bytes  the least that keeps 96 % of the best speculative speed; None where speculation never pays
     rungs        configurations to step down to when memory gets short, this one first, each smaller than the one before
@@ -42,6 +43,7 @@ class Plan:
     tokens_per_pass: float
     speedup: float
     runner_up: Configuration | None
+    runner_up_tokens_per_s: float | None
     why_not: str
     floor_bytes: int | None
     rungs: tuple[Configuration, ...]
@@ -126,6 +128,7 @@ def _decided(search: Search, found: Finding, floor: int | None) -> Plan:
         tokens_per_pass=chosen.tokens_per_pass,
         speedup=chosen.tokens_per_s / plain.tokens_per_s,
         runner_up=runner_up.configuration if runner_up else None,
+        runner_up_tokens_per_s=runner_up.tokens_per_s if runner_up else None,
         why_not=why_not,
         floor_bytes=floor,
         rungs=rungs(search, chosen),

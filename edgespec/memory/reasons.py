@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from edgespec.memory.configuration import Configuration
 from edgespec.memory.footprint import CPU, Footprint
 from edgespec.memory.problem import LEAST_CONTEXTS, MAX_DEFAULT_CONTEXT, USEFUL_CONTEXTS, Problem, Tier
 from edgespec.memory.search import N_UBATCH, Candidate, Search
@@ -58,7 +59,7 @@ def warnings(problem: Problem, made: Decision) -> tuple[str, ...]:
 
 def why_not(loser: Candidate, chosen: Candidate, problem: Problem) -> str:
     """One sentence: room, speed, or bytes at equal speed."""
-    name = named(loser)
+    name = named(loser.configuration)
     if loser.total_bytes > problem.free_bytes:
         return f"{name} needs {shown(loser.total_bytes)} and {shown(problem.free_bytes)} are there"
     if loser.tokens_per_s < chosen.tokens_per_s:
@@ -69,10 +70,20 @@ def why_not(loser: Candidate, chosen: Candidate, problem: Problem) -> str:
     return f"{name} is faster by no more than 1 % and needs {shown(more)} more"
 
 
-def named(candidate: Candidate) -> str:
+def named(configuration: Configuration) -> str:
     """ "plain decoding", "model with 8 rows (tree)"."""
-    choice = candidate.configuration.choice
-    return "plain decoding" if choice.plain else f"{candidate.method} with {choice.rows} rows ({_shape(candidate)})"
+    choice = configuration.choice
+    return "plain decoding" if choice.plain else f"{choice.drafter} with {choice.rows} rows ({_shape(configuration)})"
+
+
+def described(configuration: Configuration) -> str:
+    """The same with what its memory depends on."""
+    said = [named(configuration), f"context {configuration.target.n_ctx}"]
+    if (draft := configuration.draft) is not None:
+        said.append(f"draft cache {draft.context.kv_type}")
+        if draft.window is not None:
+            said.append(f"the last {draft.window} tokens")
+    return ", ".join(said)
 
 
 def does_not_fit(search: Search) -> str:
@@ -184,7 +195,7 @@ def _place(problem: Problem, made: Decision) -> str:
 
 def _rows(problem: Problem, made: Decision) -> Iterator[PlanLine]:
     choice = made.chosen.configuration.choice
-    value = f"{choice.rows} ({_shape(made.chosen)})"
+    value = f"{choice.rows} ({_shape(made.chosen.configuration)})"
     reason = "asked for" if problem.settings.nodes and not choice.plain else made.why_not
     yield PlanLine("rows", value, reason)
 
@@ -206,6 +217,6 @@ def _prompts(problem: Problem, made: Decision) -> Iterator[PlanLine]:
     yield PlanLine("prompt batch", str(n_ubatch), reason)
 
 
-def _shape(candidate: Candidate) -> str:
-    choice = candidate.configuration.choice
+def _shape(configuration: Configuration) -> str:
+    choice = configuration.choice
     return "plain" if choice.plain else "chain" if choice.width == 1 else "tree"

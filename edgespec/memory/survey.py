@@ -154,6 +154,20 @@ class Forecast:
             parts.append(self._part("draft ", self._drafts[d.name], d.context, d.placement))
         return sum(part.total_bytes for part in parts)
 
+    def at(self, opened: Configuration, n_used: Mapping[str, int]) -> int:
+        """Of a configuration as it is written, programs included, when so many cells are in use: by role ("" for the
+        target, "draft ")."""
+        parts = [Part(self._target.shape, opened.target, opened.placement, "", n_used=n_used.get(""))]
+        if (d := opened.draft) is not None:
+            shape = self._drafts[d.name].shape
+            parts.append(Part(shape, d.context, d.placement, "draft ", n_used=n_used.get("draft ")))
+        names = [self._target, *([self._drafts[d.name]] if d else [])]
+        computed = [
+            replace(part, compute=self._compute(source, part.spec, part.placement))
+            for part, source in zip(parts, names, strict=True)
+        ]
+        return sum(predict(part, self._machine.host).total_bytes for part in computed) + self._program.total_bytes
+
     def _part(self, role: str, source: Source, spec: ContextSpec, placement: Placement) -> Footprint:
         key = role + source.name, spec, placement
         if key not in self._parts:

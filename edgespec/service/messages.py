@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from edgespec.errors import EdgespecError
+from edgespec.memory.report import MemoryReport, ProbeReport
 from edgespec.types import Answer, Message, Notice, Piece, PlanLine, Sampling, Settings
 
 _LENGTH = struct.Struct("<I")
@@ -21,6 +22,15 @@ class Load:
     request: int
     settings: Settings
     rung: int = 0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the settings' model, or every known one, would take; load: and takes, tried out."""
+
+    request: int
+    settings: Settings
+    load: bool
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,7 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Loaded:
-    """n_rungs: how many steps its ladder has; a restart may begin at any of them."""
+    """n_rungs: how many steps its ladder has, a restart may begin at any of them; memory: as predicted."""
 
     request: int
     model: str
@@ -58,6 +68,13 @@ class Loaded:
     plan: tuple[PlanLine, ...]
     warnings: tuple[str, ...]
     n_rungs: int = 1
+    memory: MemoryReport | None = None
+
+
+@dataclass(frozen=True)
+class Probed:
+    request: int
+    report: ProbeReport
 
 
 @dataclass(frozen=True)
@@ -85,12 +102,16 @@ class Noted:
 
 @dataclass(frozen=True)
 class Done:
-    """rss_bytes: memory of the model's process at the end of the answer; notices: every one of this answer."""
+    """rss_bytes: memory of the model's process at the end of the answer; notices: every one of this answer.
+
+    growth: bytes taken since before the weights were loaded, by device.
+    """
 
     request: int
     answer: Answer
     rss_bytes: int
     notices: tuple[Notice, ...] = ()
+    growth: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,8 +120,8 @@ class Failed:
     error: EdgespecError
 
 
-Order = Load | Generate | Cancel
-Event = Loaded | Progress | Said | Noted | Done | Failed
+Order = Load | Probe | Generate | Cancel
+Event = Loaded | Probed | Progress | Said | Noted | Done | Failed
 
 
 class Pipe:

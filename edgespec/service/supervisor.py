@@ -13,8 +13,22 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from edgespec.errors import Cancelled, WorkerDied
+from edgespec.memory.report import ProbeReport
 from edgespec.service.child import ANSWERING, IDLE, LOADING, Child, Ended
-from edgespec.service.messages import Cancel, Done, Event, Failed, Generate, Load, Loaded, Noted, Progress, Said
+from edgespec.service.messages import (
+    Cancel,
+    Done,
+    Event,
+    Failed,
+    Generate,
+    Load,
+    Loaded,
+    Noted,
+    Probe,
+    Probed,
+    Progress,
+    Said,
+)
 from edgespec.service.replay import Record
 from edgespec.types import Message, Notice, Sampling, Settings
 
@@ -78,6 +92,22 @@ class Supervisor:
         assert self._loaded is not None
         self._n_deaths = 0
         return replace(self._loaded, warnings=(*self._loaded.warnings, *notices))
+
+    def probe(
+        self, settings: Settings, load: bool = False, progress: Callable[[Progress], None] = lambda _: None
+    ) -> ProbeReport:
+        """Raises what probing.probe raises, or WorkerDied: a probe is not tried again."""
+        self._begin(next(self._requests))
+        order = Probe(self._current or 0, settings, load)
+        self._send(order)
+        while (event := self._next(order.request)) is not None:
+            if isinstance(event, Progress):
+                progress(event)
+            elif isinstance(event, Probed):
+                self._current = None
+                return event.report
+        self._bury("being probed")
+        raise WorkerDied("the model's process died while it was probed; try again, or give a smaller --context")
 
     def generate(
         self,
@@ -186,7 +216,7 @@ class Supervisor:
                 if self._cancelled:
                     raise Cancelled("stopped while loading the model")
 
-    def _send(self, order: Load | Generate) -> None:
+    def _send(self, order: Load | Probe | Generate) -> None:
         """Give an order to the process at work, or to a new one where there is none."""
         if self._child is None:
             self._child = self._started()
@@ -213,7 +243,7 @@ class Supervisor:
                 if event.request == self._current:
                     return event
             elif event.request == request:
-                if isinstance(event, Failed | Done | Loaded):
+                if isinstance(event, Failed | Done | Loaded | Probed):
                     self._pending = None
                 if isinstance(event, Failed | Done):
                     self._n_deaths = 0

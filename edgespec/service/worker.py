@@ -6,6 +6,7 @@ anything.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
@@ -13,11 +14,25 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
 from edgespec.errors import BackendError, DoesNotFit, EdgespecError
-from edgespec.service.messages import Cancel, Done, Failed, Generate, Load, Loaded, Noted, Pipe, Progress, Said
-from edgespec.types import Notice, Piece
+from edgespec.service.messages import (
+    Cancel,
+    Done,
+    Failed,
+    Generate,
+    Load,
+    Loaded,
+    Noted,
+    Pipe,
+    Probe,
+    Probed,
+    Progress,
+    Said,
+)
+from edgespec.types import Answer, Notice, Piece
 
 if TYPE_CHECKING:
     from edgespec.assistant import Assistant
@@ -30,7 +45,7 @@ class Worker:
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
-        self._orders: queue.Queue[Load | Generate] = queue.Queue()
+        self._orders: queue.Queue[Load | Probe | Generate] = queue.Queue()
         self._cancelled: set[int] = set()
         self._assistant: Assistant | None = None
         self._said, self._said_at = "", 0.0
@@ -41,7 +56,7 @@ class Worker:
             while (order := self._pipe.receive()) is not None:
                 if isinstance(order, Cancel):
                     self._cancelled.add(order.request)
-                elif isinstance(order, Load | Generate):
+                elif isinstance(order, Load | Probe | Generate):
                     self._orders.put(order)
         finally:
             leave()
@@ -50,12 +65,20 @@ class Worker:
         while True:
             order = self._orders.get()
             try:
-                self._load(order) if isinstance(order, Load) else self._generate(order)
+                self._obey(order)
             except BrokenPipeError:
                 raise
             except Exception as error:
                 self._pipe.send(Failed(order.request, _said(error)))
             self._cancelled.discard(order.request)
+
+    def _obey(self, order: Load | Probe | Generate) -> None:
+        if isinstance(order, Load):
+            self._load(order)
+        elif isinstance(order, Probe):
+            self._probe(order)
+        else:
+            self._generate(order)
 
     def _report(self, request: int, what: str, done: float) -> None:
         """Pass progress on, not more often than a person can read; what is new or complete always."""
@@ -64,12 +87,22 @@ class Worker:
             self._said, self._said_at = what, now
             self._pipe.send(Progress(request, what, done))
 
+    def _probe(self, order: Probe) -> None:
+        with _importing():
+            from edgespec.probing import probe
+
+        found = probe(
+            order.settings,
+            order.load,
+            report=lambda what, done: self._report(order.request, what, done),
+            cancelled=lambda: order.request in self._cancelled,
+            beside_bytes=_parent_bytes(),
+        )
+        self._pipe.send(Probed(order.request, found))
+
     def _load(self, order: Load) -> None:
-        try:
+        with _importing():
             from edgespec.assemble import open_assistant
-        except (ImportError, OSError, RuntimeError) as error:
-            traceback.print_exc()
-            raise BackendError(f"the runtime cannot be loaded ({_brief(error)}); run `make setup` again") from error
 
         if self._assistant is not None:
             self._assistant.close()
@@ -79,14 +112,23 @@ class Worker:
             report=lambda what, done: self._report(order.request, what, done),
             cancelled=lambda: order.request in self._cancelled,
             rung=order.rung,
+            beside_bytes=_parent_bytes(),
         )
         self._pipe.send(
-            Loaded(order.request, a.entry.name, a.entry.note, a.engine.n_ctx, a.engine.method, a.plan, a.warnings)
+            Loaded(
+                request=order.request,
+                model=a.entry.name,
+                note=a.entry.note,
+                n_ctx=a.engine.n_ctx,
+                method=a.engine.method,
+                plan=a.plan,
+                warnings=a.warnings,
+                n_rungs=a.n_rungs,
+                memory=a.memory,
+            )
         )
 
     def _generate(self, order: Generate) -> None:
-        import psutil
-
         if self._assistant is None:
             raise EdgespecError("no model is loaded; send Load first")
         for event in self._assistant.chat.stream(
@@ -104,7 +146,35 @@ class Worker:
             elif isinstance(event, Notice):
                 self._pipe.send(Noted(order.request, event))
             else:
-                self._pipe.send(Done(order.request, event, psutil.Process().memory_info().rss))
+                self._pipe.send(self._done(order.request, event))
+        self._assistant.keep()
+
+    def _done(self, request: int, answer: Answer) -> Done:
+        import psutil
+
+        assert self._assistant is not None
+        growth = tuple(self._assistant.weighing.growth().items())
+        return Done(request, answer, psutil.Process().memory_info().rss, growth=growth)
+
+
+@contextlib.contextmanager
+def _importing() -> Iterator[None]:
+    """Raises BackendError where the runtime's library cannot be loaded."""
+    try:
+        yield
+    except (ImportError, OSError, RuntimeError) as error:
+        traceback.print_exc()
+        raise BackendError(f"the runtime cannot be loaded ({_brief(error)}); run `make setup` again") from error
+
+
+def _parent_bytes() -> int:
+    """What the face takes of the memory that both share."""
+    from edgespec.memory.measure import pss
+
+    try:
+        return pss(os.getppid())
+    except Exception:  # it may be gone, or belong to somebody else: then it does not count
+        return 0
 
 
 def _said(error: Exception) -> EdgespecError:

@@ -15,6 +15,7 @@ import numpy as np
 
 from edgespec.backends.base import Cancelled as CancelledCheck
 from edgespec.backends.base import Progress, State
+from edgespec.backends.llama_cpp import figures
 from edgespec.backends.llama_cpp.batch import Batch
 from edgespec.backends.llama_cpp.dimensions import EXACT_F16_ROWS, Dimensions, dimensions
 from edgespec.backends.llama_cpp.runtime import log, n_cores
@@ -33,7 +34,7 @@ KV_TYPE = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0, "q4_0": lib.GGM
 
 
 class LlamaContext:
-    """Owns the llama_context pointer; the model must outlive it."""
+    """Owns the llama_context pointer; the model must outlive it. figures: what the runtime says its buffers take."""
 
     def __init__(
         self, model: ctypes.c_void_p, spec: ContextSpec, *, n_vocab: int, trees: bool, exact_holds: bool
@@ -54,6 +55,7 @@ class LlamaContext:
         self._n_vocab = n_vocab
         self._closed = False
         self._ptr = _open(model, spec, dims)
+        self.figures = figures.read(log.lines())
         self._memory = lib.llama_get_memory(self._ptr)
         self._seqs = Sequences(self._memory, spec.n_slots, dims.n_spare, dims.first_spare)
         self._batch = Batch(dims.n_batch)
