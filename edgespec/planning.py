@@ -26,8 +26,6 @@ from edgespec.store import learnt
 from edgespec.store.registry import Entry, resolve
 from edgespec.types import ContextSpec, Settings
 
-# What a budget that was given leaves alone: predictions err by a few MiB.
-BUDGET_MARGIN_BYTES, BUDGET_MARGIN_SHARE = 12 * MIB, 0.03
 # Less free than this share of what there was is a step down the ladder; so much must stay free behind a step up.
 LOW_SHARE, LOW_BYTES, HIGH = 0.01, 8 * MIB, 2
 
@@ -48,7 +46,8 @@ class Planner:
         if not self.why_plain:
             self.draft, self.why_plain = _draft_source(asked, entry, self.target)
         program_bytes = measure.pss() + beside_bytes
-        self.machine: Machine = survey.look(facts.extra_buffers, self.n_threads, program_bytes)
+        n_bytes = sum(source.shape.weight_bytes for source in (self.target, self.draft) if source)
+        self.machine: Machine = survey.look(facts.extra_buffers, self.n_threads, program_bytes, n_bytes)
         self.known = Known()
         self._remember()
         self._set_forecast()
@@ -105,21 +104,20 @@ class Planner:
         asked = settings or self.asked
         if self.why_plain or self.draft is None:
             asked = replace(asked, method="plain", draft=None)
-        if asked.budget is not None:
-            asked = replace(asked, budget=spendable(asked.budget))
         return plan(survey.problem(asked, self.machine, self.target, self.draft, self.known, self.forecast))
 
     def report(self, made: Plan) -> MemoryReport:
         """The plan's bytes and speeds as they are shown and printed."""
-        program = self.machine.host.program_bytes
+        host, beside = self.machine.host, ("program", "margin")
         return MemoryReport(
             model=self.target.name,
             note=self._entry.note,
             weight_bytes=self.target.shape.weight_bytes,
             budget_bytes=self.asked.budget,
-            free_bytes=self.machine.free_bytes - program,
-            program_bytes=program,
-            predicted=Footprint(tuple(item for item in made.footprint.items if item.component != "program")),
+            free_bytes=self.machine.free_bytes - host.beside_bytes,
+            program_bytes=host.program_bytes,
+            margin_bytes=host.margin_bytes,
+            predicted=Footprint(tuple(item for item in made.footprint.items if item.component not in beside)),
             method=made.method,
             tokens_per_s=made.tokens_per_s,
             tokens_per_pass=made.tokens_per_pass,
@@ -131,10 +129,10 @@ class Planner:
 
     def affords(self, spec: ContextSpec) -> bool:
         """Whether a context of the target may be opened for a moment beside both models' weights."""
-        needed = self.forecast.bytes_of(Configuration(spec)) + self.machine.host.program_bytes
+        needed = self.forecast.bytes_of(Configuration(spec)) + self.machine.host.beside_bytes
         needed += self.draft.shape.weight_bytes if self.draft else 0
         room = self.machine.free_bytes
-        return needed <= (room if self.asked.budget is None else min(room, spendable(self.asked.budget)))
+        return needed <= (room if self.asked.budget is None else min(room, self.asked.budget))
 
     def watch(self) -> Watch:
         """What the ladder looks at once a round."""
@@ -150,10 +148,6 @@ class Planner:
             return learnt.save(self.learnt_key(), self.known.acceptance.to_dict())
         except OSError as error:
             return f"what this conversation taught about speed was not kept: {error}"
-
-
-def spendable(budget: int) -> int:
-    return max(budget - max(BUDGET_MARGIN_BYTES, int(BUDGET_MARGIN_SHARE * budget)), 1)
 
 
 def insists(asked: Settings) -> bool:

@@ -62,7 +62,7 @@ def _known(settings: Settings, report: Report, beside_bytes: int) -> MemoryRepor
         return _model(settings, False, report, lambda: False, beside_bytes)
     except EdgespecError as error:
         entry = registry.resolve(settings.model or "")
-        return MemoryReport(entry.name, entry.note, 0, settings.budget, 0, 0, Footprint(), shortfall=str(error))
+        return MemoryReport(entry.name, entry.note, 0, settings.budget, 0, 0, 0, Footprint(), shortfall=str(error))
 
 
 def _model(settings: Settings, load: bool, report: Report, cancelled: _Cancelled, beside_bytes: int) -> MemoryReport:
@@ -162,7 +162,7 @@ def _measured(planner: Planner, facts: HostFacts, made: Plan, report: Report, ca
             components += [(f"{role}weights", sum(model.buffers.values())), *_components(role, context.figures)]
             n_cells.append(_fill(context, model.n_vocab, FILL_S / len(opened), report, cancelled))
         growth = weighing.growth()
-    predicted = _at(planner, c, n_cells) - made.footprint.of("program")
+    predicted = _at(planner, c, n_cells)
     return MeasuredReport(min(n_cells), tuple(growth.items()), predicted, tuple(components))
 
 

@@ -81,6 +81,7 @@ def memory(model: MemoryReport) -> dict[str, Any]:
         "budget_bytes": model.budget_bytes,
         "free_bytes": model.free_bytes,
         "program_bytes": model.program_bytes,
+        "margin_bytes": model.margin_bytes,
         "predicted": {
             "total_bytes": model.predicted.total_bytes,
             "by_device": {device: model.predicted.on(device) for device in devices},
@@ -149,7 +150,10 @@ def _picture(model: MemoryReport, width: int) -> list[str]:
             f"measured behind {model.measured.n_cells} tokens, where {shown(model.measured.predicted_bytes)} were "
             f"predicted ({off:+.1%})"
         )
-    lines.append(f"the programs themselves take {shown(model.program_bytes)} more")
+    lines.append(
+        f"the programs themselves take {shown(model.program_bytes)} more, and predictions may err by "
+        f"{shown(model.margin_bytes)}"
+    )
     return lines
 
 

@@ -1,8 +1,8 @@
 """Bytes by component and device: what a prediction, a measurement and a plan all speak of.
 
 Components: "weights", "kv", "recurrent state", "compute", "scratch", "output", "vocabulary", "python", "runtime", the
-same of a drafter with "draft " in front, and "program". Devices: "cpu" and the runtime's names ("CUDA0", ...). Not
-covered: where the figures come from.
+same of a drafter with "draft " in front, "program" and "margin". Devices: "cpu" and the runtime's names ("CUDA0", ...).
+Not covered: where the figures come from.
 """
 
 from __future__ import annotations

@@ -11,9 +11,16 @@ class Host:
     devices        the runtime's names of its devices, in its order; () where the processor does everything
     n_threads      of a pass
     program_bytes  what the processes take before a model is loaded
+    margin_bytes   what a budget must have on top: predictions err by so much
     """
 
     repacks: frozenset[str] = frozenset()
     devices: tuple[str, ...] = ()
     n_threads: int = 1
     program_bytes: int = 0
+    margin_bytes: int = 0
+
+    @property
+    def beside_bytes(self) -> int:
+        """What a budget holds beside models."""
+        return self.program_bytes + self.margin_bytes

@@ -55,7 +55,8 @@ class MeasuredReport:
 class MemoryReport:
     """Of one model.
 
-    predicted      of a conversation that fills its context; the programs themselves take program_bytes more
+    predicted      of a conversation that fills its context; the programs themselves take program_bytes more, and a
+                   budget needs margin_bytes on top
     runtime        the runtime's own figures with nothing allocated, by component; () where it gives none
     least_bytes    the smallest budget at which speculation still pays; None where it never does
     shortfall      why it does not fit; then there is no plan, and predicted is of the weights alone
@@ -67,6 +68,7 @@ class MemoryReport:
     budget_bytes: int | None
     free_bytes: int
     program_bytes: int
+    margin_bytes: int
     predicted: Footprint
     runtime: tuple[tuple[str, int], ...] = ()
     measured: MeasuredReport | None = None

@@ -35,6 +35,8 @@ from edgespec.types import ContextSpec, Settings
 
 # What is left alone of free memory: other programs move too (pillars: max(64 MB, 5 %)).
 MARGIN_BYTES, MARGIN_SHARE = 64 * MIB, 0.05
+# By so much predictions may err: what was asked of them and a little more (benchmarks/results/predict.json).
+ERROR_BYTES, ERROR_SHARE = 8 * MIB, 0.025
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ def read_source(name: str, path: Path) -> Source:
 
 @dataclass(frozen=True)
 class Machine:
-    """This machine as it was when it was looked at; program_bytes are in the rooms as well as in every prediction."""
+    """This machine as it was when it was looked at; host.beside_bytes is in the processor's room as well as in every
+    prediction."""
 
     host: Host
     rooms: tuple[Room, ...]
@@ -70,8 +73,11 @@ class Machine:
         return sum(room.free_bytes for room in self.rooms)
 
 
-def look(extra_buffers: bool, n_threads: int, program_bytes: int) -> Machine:
-    """Free bytes of the processor's memory (control groups included) and of every device, less a margin each."""
+def look(extra_buffers: bool, n_threads: int, program_bytes: int, weight_bytes: int) -> Machine:
+    """Free bytes of the processor's memory (control groups included) and of every device, less a margin each.
+
+    weight_bytes: of all models that may be loaded.
+    """
     found = devices.devices()
     gauge = Gauge()
     try:
@@ -83,8 +89,9 @@ def look(extra_buffers: bool, n_threads: int, program_bytes: int) -> Machine:
         devices=tuple(device.name for device in found),
         n_threads=n_threads,
         program_bytes=program_bytes,
+        margin_bytes=max(ERROR_BYTES, int(ERROR_SHARE * weight_bytes)),
     )
-    own = Room(CPU, less_margin(reading.free_bytes) + program_bytes)
+    own = Room(CPU, less_margin(reading.free_bytes) + host.beside_bytes)
     rooms = (own, *(Room(device.name, less_margin(device.free_bytes)) for device in found))
     return Machine(host, rooms, reading.limit, any(device.shared for device in found))
 
@@ -136,12 +143,17 @@ class Forecast:
         self._machine, self._target, self._drafts, self._options = machine, target, drafts, options
         self._parts: dict[tuple[str, ContextSpec, Placement], Footprint] = {}
         self._surfaces: dict[tuple[str, Placement], Surface | None] = {}
-        self._program = Footprint((Item("program", CPU, machine.host.program_bytes, "measured: the processes"),))
+        self._beside = Footprint(
+            (
+                Item("program", CPU, machine.host.program_bytes, "measured: the processes"),
+                Item("margin", CPU, machine.host.margin_bytes, "predictions err by so much"),
+            )
+        )
 
     def __call__(self, configuration: Configuration) -> Footprint:
         """Of a configuration for its whole context, everything opened; raises BadSetting."""
         c = as_opened(configuration, configuration.target.n_ctx)
-        found = self._program + self._part("", self._target, c.target, c.placement)
+        found = self._beside + self._part("", self._target, c.target, c.placement)
         if c.draft is None:
             return found
         draft = self._drafts[c.draft.name]
@@ -155,7 +167,7 @@ class Forecast:
         return sum(part.total_bytes for part in parts)
 
     def at(self, opened: Configuration, n_used: Mapping[str, int]) -> int:
-        """Of a configuration as it is written, programs included, when so many cells are in use: by role ("" for the
+        """Of a configuration as it is written, when so many cells are in use: by role ("" for the
         target, "draft ")."""
         parts = [Part(self._target.shape, opened.target, opened.placement, "", n_used=n_used.get(""))]
         if (d := opened.draft) is not None:
@@ -166,7 +178,7 @@ class Forecast:
             replace(part, compute=self._compute(source, part.spec, part.placement))
             for part, source in zip(parts, names, strict=True)
         ]
-        return sum(predict(part, self._machine.host).total_bytes for part in computed) + self._program.total_bytes
+        return sum(predict(part, self._machine.host).total_bytes for part in computed)
 
     def _part(self, role: str, source: Source, spec: ContextSpec, placement: Placement) -> Footprint:
         key = role + source.name, spec, placement
@@ -260,10 +272,12 @@ def problem(
 
 def _check_weights(settings: Settings, machine: Machine, target: Source) -> None:
     needed = target.shape.weight_bytes
+    beside = machine.host.beside_bytes
     had = machine.free_bytes if settings.budget is None else min(settings.budget, machine.free_bytes)
-    if needed > had:
+    if needed + beside > had:
         what = f"the budget is {shown(had)}" if settings.budget == had else f"{shown(had)} are free {machine.limit}"
+        way = f"use a model of at most {shown(had - beside)}" if had > beside + MIB else "use another machine"
         raise DoesNotFit(
-            f"the weights of {target.name} alone take {shown(needed)}, and {what}; raise --budget, free memory, or use "
-            f"a model below {shown(int(0.8 * had))}"
+            f"the weights of {target.name} alone take {shown(needed)} and the programs {shown(beside)}, and {what}; "
+            f"raise --budget above {shown(needed + beside)}, free memory, or {way}"
         )
