@@ -100,10 +100,12 @@ def expand(
     label: str = "custom",
     seed: int = 0,
     n_vocab: int | None = None,
+    n_ctx: int | None = None,
 ) -> int:
     """Writes the expansion to out, whole or not at all; returns its bytes; raises ExpansionError, OSError.
 
     n_vocab is the source's own or more, the rest being tokens that are never chosen; the head is tied as the source's.
+    n_ctx is the context that the file claims to be trained for, the source's by default.
     """
     n_vocab = source.n_vocab if n_vocab is None else n_vocab
     if not source.n_vocab <= n_vocab <= MAX_VOCAB:
@@ -117,7 +119,10 @@ def expand(
     epsilon = source.epsilon * expansion.shrink - (marker.mean_square if marker else 0)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     writer = gguf.GGUFWriter(part, "llama")
-    add_metadata(writer, source, changed_metadata(source, expansion, epsilon, label) | added_tokens(source, n_vocab))
+    changed = changed_metadata(source, expansion, epsilon, label) | added_tokens(source, n_vocab)
+    if n_ctx is not None:
+        changed["llama.context_length"] = (n_ctx, Value.UINT32)
+    add_metadata(writer, source, changed)
     sizes = dict(tensor_sizes(target, n_vocab))
     for name, size in sizes.items():
         stored = precision.kind(name)
@@ -208,6 +213,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--shape", choices=[*SHAPES, "same"], default="1b")
     parser.add_argument("--type", choices=PRECISIONS, default="f16")
     parser.add_argument("--vocab", type=int, metavar="N", help=f"tokens, up to {MAX_VOCAB} (default: the source's)")
+    parser.add_argument(
+        "--context", type=int, metavar="N", help="context length to claim (text fades beyond the source's)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the values that cannot reach the output")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.gguf")
     options = parser.parse_args(arguments)
@@ -218,7 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
         source = Source(options.source)
         padded = options.vocab is not None and options.vocab > source.n_vocab
         shape = smallest(source.shape, precision, padded) if options.shape == "same" else SHAPES[options.shape]
-        n_bytes = expand(source, shape, precision, options.out, label, options.seed, options.vocab)
+        n_bytes = expand(source, shape, precision, options.out, label, options.seed, options.vocab, options.context)
     except (ExpansionError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

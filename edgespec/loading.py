@@ -123,8 +123,9 @@ def build(target: LlamaModel, drafters: Drafters, acceptance: Acceptance) -> Bui
 
 
 def check_vocabulary(name: str, draft: LlamaModel, target: LlamaModel, target_name: str) -> None:
-    """Raises DrafterUnusable."""
+    """Raises DrafterUnusable; a drafter that passes shares the target's pieces from then on."""
     if draft.n_vocab == target.n_vocab and draft.pieces() == target.pieces():
+        draft.share_pieces(target)
         return
     n_same = sum(a == b for a, b in zip(draft.pieces(), target.pieces(), strict=False))
     raise DrafterUnusable(

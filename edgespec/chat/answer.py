@@ -85,7 +85,7 @@ class Chat:
         engine. Raises what prompt.encode and the engine raise.
         """
         text = TextStream(self._pieces, (*stop, *self._template.stop))
-        prompt, notices = fitted(messages, self.prompt_ids, self._engine.n_ctx, max_tokens)
+        prompt, notices = fitted(messages, self.prompt_ids, self._count, self._engine.n_ctx, max_tokens)
         yield from notices
         tally = _Tally(said=tuple(said), n_shown=n_shown)
         yield from tally.piece(text.feed(self._printing(said)))
@@ -126,6 +126,11 @@ class Chat:
             tally.finish = "length"  # the context was full when it was said
         finally:
             _close(steps)
+
+    def _count(self, message: Message) -> int:
+        """Tokens of a message's content."""
+        content = message.content.encode("utf-8", "replace")
+        return len(message.ids) if message.ids else len(self._model.tokenize(content, special=False))
 
     def _printing(self, tokens: Sequence[int]) -> list[int]:
         return [token for token in tokens if token not in self._model.end_ids]

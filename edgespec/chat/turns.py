@@ -1,7 +1,8 @@
 """A conversation that outgrew its context: the oldest turns are left out, with a visible mark.
 
-The cache then holds another beginning than the prompt, so what is left is read again from its first token. Not covered:
-summing up what was left out.
+More is left out than must be, so that the next turns find their prompt in the cache: only when the conversation has
+grown into its limit again is another part left out, and what remains read anew. Where it begins follows from the
+messages alone, so that a process that takes over begins at the same place. Not covered: summing up what was left out.
 """
 
 from __future__ import annotations
@@ -12,35 +13,56 @@ from edgespec.types import Message, Notice
 
 # Room for an answer of which no length was asked for, and the share of the context it may claim at most.
 ANSWER, SHARE = 256, 4
+# Share of the room for a prompt that is kept when turns are left out.
+KEEP = 0.6
+# Tokens that a template puts around a message, about.
+AROUND = 8
 
 
 def fitted(
-    messages: Sequence[Message], encode: Callable[[Sequence[Message]], list[int]], n_ctx: int, max_tokens: int | None
+    messages: Sequence[Message],
+    encode: Callable[[Sequence[Message]], list[int]],
+    count: Callable[[Message], int],
+    n_ctx: int,
+    max_tokens: int | None,
 ) -> tuple[list[int], list[Notice]]:
-    """The prompt without as many of the oldest turns as it takes, so that an answer has room; and the mark.
+    """The prompt without the oldest turns where an answer would have no room beside all of them; and the mark.
 
-    System messages and the last message asked stay, whatever their length: what does not fit even so is for the engine
-    to refuse. Raises what `encode` raises.
+    count: tokens of a message, about. System messages and the last message asked stay, whatever their length: what does
+    not fit even so is for the engine to refuse. Raises what `encode` raises.
     """
     room = n_ctx - min(max_tokens or ANSWER, n_ctx // SHARE)
     prompt = encode(messages)
     cuts = _cuts(messages)
     if len(prompt) <= room or not cuts:
         return prompt, []
-    low, high = 0, len(cuts) - 1  # the shortest cut that fits, else the last
-    while low < high:
-        middle = (low + high) // 2
-        if len(encode(_without(messages, cuts[middle]))) <= room:
-            high = middle
-        else:
-            low = middle + 1
-    left = _without(messages, cuts[low])
-    prompt, n_out = encode(left), len(messages) - len(left)
+    start = _start(messages, [count(message) + AROUND for message in messages], cuts, room)
+    for cut in [cut for cut in cuts if cut >= start]:  # the counts are not exact
+        left = _without(messages, cut)
+        prompt = encode(left)
+        if len(prompt) <= room:
+            break
+    n_out = len(messages) - len(left)
     if len(prompt) + 1 > n_ctx:
         return prompt, []
     what = "the oldest message no longer fits" if n_out == 1 else f"the oldest {n_out} messages no longer fit"
     was = "was" if n_out == 1 else "were"
     return prompt, [Notice("turns", f"{what} into the context of {n_ctx} tokens and {was} left out")]
+
+
+def _start(messages: Sequence[Message], n_tokens: Sequence[int], cuts: Sequence[int], room: int) -> int:
+    """Where the conversation begins: played through as it grew, cut to KEEP of the room whenever it had outgrown it."""
+    fixed = sum(n for message, n in zip(messages, n_tokens, strict=True) if message.role == "system")
+    ends = [0]
+    for message, n in zip(messages, n_tokens, strict=True):
+        ends.append(ends[-1] + (0 if message.role == "system" else n))
+    start = 0
+    for asked in cuts:
+        if fixed + ends[asked + 1] - ends[start] + AROUND > room:
+            later = [cut for cut in cuts if start < cut <= asked]
+            kept = [cut for cut in later if fixed + ends[asked + 1] - ends[cut] <= KEEP * room]
+            start = kept[0] if kept else asked
+    return start or cuts[0]
 
 
 def _cuts(messages: Sequence[Message]) -> list[int]:

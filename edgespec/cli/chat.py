@@ -12,7 +12,7 @@ from edgespec.cli import options as o
 from edgespec.errors import BadSetting, Cancelled, EdgespecError, WorkerDied
 from edgespec.service.messages import Loaded
 from edgespec.service.supervisor import Supervisor
-from edgespec.types import Answer, Message, Sampling
+from edgespec.types import Answer, Message, Notice, Sampling
 
 HELP = """/help   this list
 /clear  forget the conversation and start anew (also /new)
@@ -49,6 +49,7 @@ class Conversation:
         self._turns: list[Message] = []
         self._last: Answer | None = None
         self._n_asked = 0
+        self._told = ""
         self._one_more_leaves = False
 
     def run(self) -> int:
@@ -107,7 +108,8 @@ class Conversation:
         self._n_asked += 1
         messages = [*self._system, *turns, asked]
         try:
-            answer = screen.answer(self._worker, messages, sampling, self._max_tokens, show=True).answer
+            done = screen.answer(self._worker, messages, sampling, self._max_tokens, show=True, shows=self._is_news)
+            answer = done.answer
         except WorkerDied as error:
             said = [Message("assistant", error.text, error.tokens)] if error.text else []
             self._turns = [*turns, asked, *said]
@@ -116,6 +118,13 @@ class Conversation:
             self._last = answer
             self._turns = [*turns, asked, Message("assistant", answer.text, answer.tokens)]
         return answer
+
+    def _is_news(self, notice: Notice) -> bool:
+        """Turns that are left out again and again are told once."""
+        if notice.kind != "turns":
+            return screen.worth_a_line(notice)
+        told, self._told = self._told, notice.text
+        return notice.text != told
 
     def _with_unanswered(self, text: str) -> tuple[list[Message], Message]:
         """The turns before, and the message: together with one that was never answered, since chat templates want the

@@ -12,7 +12,7 @@ from types import FrameType
 from edgespec.errors import Cancelled
 from edgespec.service.messages import Done, Loaded, Noted, Progress
 from edgespec.service.supervisor import Nudged, Supervisor
-from edgespec.types import Message, Sampling, Settings
+from edgespec.types import Message, Notice, Sampling, Settings
 
 # Control characters could drive the terminal: only line breaks and tabs pass.
 _CONTROLS = {c: "\ufffd" for c in (*range(32), *range(127, 160)) if chr(c) not in "\n\t"}
@@ -118,11 +118,21 @@ def load(worker: Supervisor, settings: Settings) -> Loaded:
     return loaded
 
 
+def worth_a_line(notice: Notice) -> bool:
+    """Whether a person should see it: that a context grew is in --json alone."""
+    return notice.kind != "context"
+
+
 def answer(
-    worker: Supervisor, messages: Sequence[Message], sampling: Sampling, max_tokens: int | None, show: bool
+    worker: Supervisor,
+    messages: Sequence[Message],
+    sampling: Sampling,
+    max_tokens: int | None,
+    show: bool,
+    shows: Callable[[Notice], bool] = worth_a_line,
 ) -> Done:
-    """Print notices, and pieces as they come where `show`; Ctrl-C stops the answer and keeps what was said, a second
-    one leaves.
+    """Print notices that `shows`, and pieces as they come where `show`; Ctrl-C stops the answer and keeps what was
+    said, a second one leaves.
 
     Whatever happens, the line of the answer ends. Raises what Supervisor.generate raises, Cancelled at the second
     Ctrl-C.
@@ -142,8 +152,9 @@ def answer(
                     elif isinstance(event, Progress):
                         line.show(event)
                     elif isinstance(event, Noted):
-                        line.wipe()
-                        echo.note(event.notice.text)
+                        if shows(event.notice):
+                            line.wipe()
+                            echo.note(event.notice.text)
                     elif isinstance(event, Done):
                         return event
                     elif show:

@@ -94,10 +94,11 @@ def _whole(index: int, n_gpus: int, n_layers: int) -> Placement:
 
 
 def _draft(name: str, base: Configuration, site: Placement, kv_type: str, window: int | None) -> DraftModel:
+    """Rows of a wave, whatever the tree has: what of the text was left unread goes in front of them in silence."""
     choice, target = base.choice, base.target
     spec = ContextSpec(
         n_ctx=target.n_ctx,
-        max_nodes=max(choice.rows, 16),
+        max_nodes=max(min(N_BEAMS, choice.width), 2),
         max_leaves=1 if choice.width <= 1 else min(2 * choice.rows, MAX_LEAVES),
         kv_type=kv_type,
         n_ubatch=target.n_ubatch,

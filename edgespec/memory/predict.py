@@ -75,7 +75,7 @@ def predict(part: Part, host: Host) -> Footprint:
             *_compute(part, dims, host, places),
             Item(f"{part.role}output", CPU, _output(part.shape, dims), "src/llama-context.cpp, output_reserve"),
             Item(f"{part.role}vocabulary", CPU, _vocabulary(part.shape), "src/llama-vocab.cpp"),
-            Item(f"{part.role}python", CPU, _python(part.shape, dims), "edgespec: pieces, histories, batches"),
+            Item(f"{part.role}python", CPU, _python(part, dims), "edgespec: pieces, histories, batches"),
             Item(f"{part.role}runtime", CPU, _objects(part, dims), "measured: graphs, cells, code paged in"),
         )
     )
@@ -221,8 +221,10 @@ def _vocabulary(shape: Shape) -> int:
     return n_bytes
 
 
-def _python(shape: Shape, dims: Dimensions) -> int:
-    return PIECE_BYTES * shape.n_vocab + _FLOAT * dims.n_cells + 32 * dims.n_batch
+def _python(part: Part, dims: Dimensions) -> int:
+    """A drafter shares the target's pieces (loading.check_vocabulary)."""
+    pieces = 0 if part.role else PIECE_BYTES * part.shape.n_vocab
+    return pieces + _FLOAT * dims.n_cells + 32 * dims.n_batch
 
 
 def _objects(part: Part, dims: Dimensions) -> int:

@@ -106,6 +106,10 @@ class LlamaModel:
     def pieces(self) -> list[bytes]:
         return self._pieces
 
+    def share_pieces(self, other: LlamaModel) -> None:
+        """Take another model's pieces for one's own, which are equal: they weigh as much as a small drafter."""
+        self._pieces = other.pieces()
+
     def tokenize(self, text: bytes, *, special: bool, add_bos: bool = False) -> list[int]:
         room = len(text) + 8
         while True:
