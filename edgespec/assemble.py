@@ -138,7 +138,7 @@ def _tried_on(target: LlamaModel, asked: Settings, facts: HostFacts, planner: Pl
     if not (asked.exact and facts.exact):
         return facts
     report("trying out --exact on this model", 0.0)
-    holds = rows_agree(target, asked.kv, exact=True, n_threads=planner.n_threads, n_past=300, n_rounds=5)
+    holds = rows_agree(target, asked.kv_type, exact=True, n_threads=planner.n_threads, n_past=300, n_rounds=5)
     if not holds:
         planner.without_draft(explain.NOT_EXACT)
     return replace(facts, exact=holds)
@@ -166,7 +166,7 @@ class _Opening:
         except DrafterUnusable as error:
             self._pass_over(error)
             return
-        curve = self._timed(self.target, CURVE_S, planner.curve_key(planner.target), CURVE_ROWS, planner.asked.kv)
+        curve = self._timed(self.target, CURVE_S, planner.curve_key(planner.target), CURVE_ROWS, planner.asked.kv_type)
         draft_curve = self._timed(model, DRAFT_CURVE_S, planner.curve_key(planner.draft), (8,), "f16")
         if curve is not None:
             planner.timed(curve, draft_curve)

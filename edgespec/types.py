@@ -289,7 +289,7 @@ class Settings:
     nodes: int | None = None
     depth: int | None = None
     context: int | None = None
-    kv: str = "f16"
+    kv: str | None = None
     exact: bool = False
     threads: int | None = None
     budget: int | None = None
@@ -298,7 +298,7 @@ class Settings:
         for name, value, known in (
             ("method", self.method, METHODS),
             ("shape", self.shape, SHAPES),
-            ("kv", self.kv, KV_TYPES),
+            ("kv", self.kv_type, KV_TYPES),
         ):
             if value not in known:
                 raise BadSetting(f"--{name} {value} is unknown; use one of {', '.join(known)}")
@@ -311,6 +311,14 @@ class Settings:
         ):
             if number is not None and not 1 <= number <= high:
                 raise BadSetting(f"--{name} is {number} but must be between 1 and {high}")
+        self._check_words()
+
+    @property
+    def kv_type(self) -> str:
+        """Of the cache, unless nothing but a smaller one fits: a type that was named is never changed."""
+        return self.kv or KV_TYPES[0]
+
+    def _check_words(self) -> None:
         if self.method == "plain" and self.draft not in (None, "none"):
             raise BadSetting(f"--method plain uses no drafter, but -d {self.draft} names one; leave one of them out")
         if self.method == "model" and self.draft == "none":

@@ -79,7 +79,7 @@ class Workbench:
                         n_ctx=min(_CURVE_CONTEXT, self.assistant.engine.n_ctx),
                         max_nodes=rows,
                         max_leaves=1,
-                        kv_type=self.settings.kv,
+                        kv_type=self.settings.kv_type,
                         n_threads=self.settings.threads,
                         exact=self.settings.exact,
                     )

@@ -157,7 +157,7 @@ def _described(bench: Workbench, asked: Asked) -> dict[str, Any]:
             "temperature": asked.sampling.temperature,
             "seed": asked.sampling.seed,
             "threads": s.threads,
-            "kv": s.kv,
+            "kv": s.kv_type,
             "exact": s.exact,
             "context": bench.assistant.engine.n_ctx,
         },

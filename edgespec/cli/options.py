@@ -39,7 +39,10 @@ Shape = Annotated[str, _load(("--shape",), "SHAPE", "auto, chain or tree")]
 Nodes = Annotated[int | None, _load(("--nodes",), "NODES", "rows of a target pass, the pending token included")]
 Depth = Annotated[int | None, _load(("--depth",), "DEPTH", "most drafted tokens in a row")]
 Context = Annotated[int | None, _load(("--context",), "CONTEXT", "tokens of conversation to make room for")]
-Kv = Annotated[str, _load(("--kv",), "KV", "f16, q8_0 or q4_0: type of the cache (smaller ones change the text)")]
+Kv = Annotated[
+    str | None,
+    _load(("--kv",), "KV", "f16, q8_0 or q4_0: type of the cache (default: f16; smaller ones change the text)"),
+]
 Exact = Annotated[bool, _load(("--exact",), "EXACT", "the very text of plain decoding, byte for byte")]
 Threads = Annotated[int | None, _load(("--threads",), "THREADS", "processor threads (default: one a core)")]
 Budget = Annotated[
@@ -68,7 +71,7 @@ class Loading:
     nodes: Nodes = None
     depth: Depth = None
     context: Context = None
-    kv: Kv = "f16"
+    kv: Kv = None
     exact: Exact = False
     threads: Threads = None
     budget: Budget = None

@@ -118,7 +118,7 @@ def _widths(method: Method, asked: Settings) -> tuple[int, ...]:
 def _rows(asked: Settings, measured: Curve | None) -> tuple[int, ...]:
     if asked.nodes is not None:
         return (asked.nodes,)
-    most = MAX_EXACT_ROWS if asked.exact and asked.kv == "f16" else ROWS[-1]
+    most = MAX_EXACT_ROWS if asked.exact and asked.kv_type == "f16" else ROWS[-1]
     timed = measured.rows if measured is not None and len(measured.rows) > 1 else ROWS
     return tuple(n for n in timed if 2 <= n <= most) or (2,)
 

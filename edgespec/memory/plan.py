@@ -72,7 +72,7 @@ class Finding:
 def plan(problem: Problem) -> Plan:
     """The plan for a problem; raises DoesNotFit where not even plain decoding has room."""
     search = Search(problem)
-    useful = [_look(search, tier) for tier in problem.tiers(problem.settings.kv)]
+    useful = [_look(search, tier) for tier in problem.tiers(problem.settings.kv_type)]
     floors = [finding.floor for finding in useful if finding.floor is not None]
     floor = min(floors, default=None)
     found = next((f for f in useful if f.drafts or (f.plain and f.floor is None and not problem.insists)), None)

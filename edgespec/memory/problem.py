@@ -86,17 +86,18 @@ class Problem:
         return tuple(Tier(n, kv_type) for n in (self.default_context, *self.contexts(USEFUL_CONTEXTS)))
 
     def last_resorts(self) -> tuple[Tier, ...]:
-        """Where nothing useful fits: smaller caches first, since a conversation needs its length."""
-        smaller = KV_TYPES[KV_TYPES.index(self.settings.kv) + 1 :]
+        """Where nothing useful fits: smaller caches first, since a conversation needs its length; none where the type
+        was asked for."""
+        smaller = KV_TYPES[1:] if self.settings.kv is None else ()
         useful = [tier for kv_type in smaller for tier in self.tiers(kv_type)]
-        kinds = (self.settings.kv, *smaller)
+        kinds = (self.settings.kv_type, *smaller)
         return (*useful, *(Tier(n, kv_type) for kv_type in kinds for n in self.contexts(LEAST_CONTEXTS)))
 
     @property
     def least_tier(self) -> Tier:
         """What needs the fewest bytes of all that may be planned."""
         shortest = (self.default_context, *self.contexts(LEAST_CONTEXTS))[-1]
-        return Tier(shortest, KV_TYPES[-1])
+        return Tier(shortest, self.settings.kv or KV_TYPES[-1])
 
     def placements(self) -> tuple[Placement, ...]:
         """Every way to lay the target's weights, most layers on devices first."""

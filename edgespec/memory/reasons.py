@@ -10,7 +10,7 @@ from edgespec.memory.footprint import CPU, Footprint
 from edgespec.memory.problem import LEAST_CONTEXTS, MAX_DEFAULT_CONTEXT, USEFUL_CONTEXTS, Problem, Tier
 from edgespec.memory.search import N_UBATCH, Candidate, Search
 from edgespec.memory.sizes import MIB, shown
-from edgespec.types import PlanLine
+from edgespec.types import KV_TYPES, PlanLine
 
 SMALLER_KV = "a smaller cache type changes what the model says"
 
@@ -44,9 +44,9 @@ def lines(problem: Problem, made: Decision) -> tuple[PlanLine, ...]:
 def warnings(problem: Problem, made: Decision) -> tuple[str, ...]:
     """What changes the text, or the user's own words that could not be followed."""
     found = []
-    if made.tier.kv_type != problem.settings.kv:
+    if made.tier.kv_type != problem.settings.kv_type:
         found.append(
-            f"the cache is kept as {made.tier.kv_type}, which changes what the model says: {problem.settings.kv} "
+            f"the cache is kept as {made.tier.kv_type}, which changes what the model says: {problem.settings.kv_type} "
             f"did not fit into {shown(problem.free_bytes)}; a larger --budget or --kv {made.tier.kv_type} settles it"
         )
     if problem.insists and made.chosen.method == "plain" and problem.usable:
@@ -89,7 +89,7 @@ def described(configuration: Configuration) -> str:
 def does_not_fit(search: Search) -> str:
     """What is missing and what would fit instead."""
     problem, asked = search.problem, search.problem.settings
-    free, tier = problem.free_bytes, Tier(problem.default_context, asked.kv)
+    free, tier = problem.free_bytes, Tier(problem.default_context, asked.kv_type)
     needed = search.least_bytes(tier)
     says = f"{asked.model or 'the model'} needs {shown(needed)} with a context of {tier.n_ctx} tokens"
     had = f"{shown(free)} are {_bound(problem)}"
@@ -98,9 +98,13 @@ def does_not_fit(search: Search) -> str:
             f"{room.device} has {shown(room.free_bytes)}" for room in problem.rooms
         )
     for n_ctx in (*USEFUL_CONTEXTS, *LEAST_CONTEXTS) if asked.context else ():
-        less = Tier(n_ctx, asked.kv)
+        less = Tier(n_ctx, asked.kv_type)
         if n_ctx < tier.n_ctx and search.within(search.plain_arms, less, asked.budget):
             return f"{says}, but {had}; with --context {n_ctx} it needs {shown(search.least_bytes(less))}"
+    smallest = Tier(tier.n_ctx, KV_TYPES[-1])
+    if asked.kv is not None and search.within(search.plain_arms, smallest, asked.budget):
+        needs = shown(search.least_bytes(smallest))
+        return f"{says}, but {had}; with --kv {smallest.kv_type}, which changes what it says, it needs {needs}"
     shortest = problem.least_tier
     least = search.least_bytes(shortest)
     rooms = sum(room.free_bytes for room in problem.rooms)
@@ -153,7 +157,7 @@ def _context(problem: Problem, made: Decision) -> Iterator[PlanLine]:
 
 
 def _kv(problem: Problem, made: Decision) -> Iterator[PlanLine]:
-    asked = problem.settings.kv
+    asked = problem.settings.kv_type
     if made.tier.kv_type != asked:
         reason = f"{asked} does not fit into {shown(problem.free_bytes)}; {SMALLER_KV}"
     else:

@@ -120,7 +120,7 @@ def curve_key(source: Source, settings: Settings, n_threads: int, options: str =
         source.path,
         runtime=runtime.build_id(),
         machine=",".join(device.name for device in devices.devices()),
-        kv_type=settings.kv,
+        kv_type=settings.kv_type,
         n_threads=n_threads,
         options=f"exact={settings.exact}{options}",
     )

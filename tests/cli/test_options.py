@@ -27,7 +27,7 @@ def test_a_group_stands_as_its_flags_with_its_defaults() -> None:
     flags = inspect.signature(verb).parameters
     assert {"model", "kv", "temperature", "seed", "method"} <= set(flags)
     assert not {"loading", "answering"} & set(flags)
-    assert (flags["kv"].default, flags["seed"].default, flags["method"].default) == ("f16", 7, "auto")
+    assert (flags["kv"].default, flags["seed"].default, flags["method"].default) == (None, 7, "auto")
 
 
 def test_the_verb_gets_what_was_given_as_groups() -> None:

@@ -47,7 +47,7 @@ def test_with_room_it_drafts_at_the_default_context() -> None:
     draft = found.configuration.draft
     assert draft is not None
     assert (draft.context.kv_type, draft.window) == ("f16", None)
-    assert draft.context.n_ctx > 4096
+    assert draft.context.n_ctx == 4096
     assert found.speedup > 1.5
     assert found.warnings == ()
 
@@ -103,9 +103,26 @@ def test_the_targets_cache_is_made_smaller_with_consent_or_as_a_last_resort(kv: 
         found = planned(mib, Settings(kv=kv))
         assert found.configuration.target.kv_type == kv
         assert found.warnings == ()
-    found = planned(1140, Settings(kv="f16"))
+    found = planned(1140, Settings())
     assert "changes what the model says" in found.warnings[0]
     assert "f16 does not fit into 1.11 GiB" in line(found, "kv")
+
+
+def test_a_cache_type_that_was_asked_for_is_kept_or_refused() -> None:
+    """Fails when an explicit --kv f16 is taken for the default and made smaller."""
+    asked = Settings(context=2048)
+    small = next(mib for mib in range(1000, 1400, 10) if _plannable(mib, asked))
+    assert planned(small, asked).configuration.target.kv_type == "q4_0"
+    with pytest.raises(DoesNotFit, match=r"with --(kv|context)"):
+        planned(small, replace(asked, kv="f16"))
+
+
+def _plannable(mib: int, asked: Settings) -> bool:
+    try:
+        planned(mib, asked)
+    except DoesNotFit:
+        return False
+    return True
 
 
 def test_the_floor_is_where_speculation_stops() -> None:
@@ -226,14 +243,15 @@ def test_the_ladder_falls_step_by_step() -> None:
     assert [place(rung) for rung in rungs] == [
         (16, "f16", None, 4096),
         (8, "f16", None, 4096),
-        (8, "q4_0", None, 4096),
-        (8, "q4_0", 1024, 4096),
-        (8, "q4_0", 1024, 3072),
-        (8, "q4_0", 1024, 2048),
-        (8, "q4_0", 1024, 1536),
-        (8, "q4_0", None, 1024),
-        (8, "q4_0", None, 768),
-        (8, "q4_0", None, 512),
+        (3, "f16", None, 4096),
+        (3, "q4_0", None, 4096),
+        (3, "q4_0", 1024, 4096),
+        (3, "q4_0", 1024, 3072),
+        (3, "q4_0", 1024, 2048),
+        (3, "q4_0", 1024, 1536),
+        (3, "q4_0", None, 1024),
+        (3, "q4_0", None, 768),
+        (3, "q4_0", None, 512),
         (1, "", None, 512),
     ]
 
@@ -250,14 +268,14 @@ def test_a_plain_plan_can_still_step_down() -> None:
 
 
 def test_a_drafter_is_made_leaner_where_only_that_fits() -> None:
-    """By hand, 4 rows at 4096 tokens: 1518 of target, 112 of drafter without its cache, 1.4 of cache at its leanest.
+    """By hand, 4 rows at 4096 tokens: 1518 of target, 108 of drafter without its cache, 1.4 of cache at its leanest.
 
     Fails when an arm is left because its richest form has no room.
     """
     asked = Settings(method="model", nodes=4, shape="tree", context=4096)
-    found = planned(1632, asked)
+    found = planned(1628, asked)
     draft = found.configuration.draft
     assert draft is not None
     assert (draft.context.kv_type, draft.window) == ("q4_0", 256)
     assert "never the text" in line(found, "draft kv")
-    assert planned(1631, asked).method == "plain"
+    assert planned(1627, asked).method == "plain"

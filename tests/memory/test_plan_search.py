@@ -38,7 +38,7 @@ def everything(problem: Problem, n_ctx: int) -> Iterator[tuple[Configuration, fl
         where = Where(placement, tuple((d, Footprint(tuple(weights)).on(d)) for d in {i.device for i in weights}))
         for n_ubatch, slow in zip(N_UBATCH, SLOWER_ON_GPU if placement.n_gpu_layers else SLOWER_ON_CPU, strict=True):
             kept = 1 / (1 + PROMPT_SHARE * (slow - 1))
-            spec = ContextSpec(n_ctx, kv_type=asked.kv, n_ubatch=n_ubatch)
+            spec = ContextSpec(n_ctx, kv_type=asked.kv_type, n_ubatch=n_ubatch)
             alone = pass_ms(problem.target, where, [1], problem.machine)[0]
             yield Configuration(target_spec(spec, PLAIN), placement=placement), kept * 1e3 / (alone + ROUND_MS)
             for rows, width in [(r, w) for r in ((asked.nodes,) if asked.nodes else ROWS) for w in (1, 8)]:
