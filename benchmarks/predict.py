@@ -39,7 +39,7 @@ from edgespec.types import ContextSpec, Span
 MODELS = ROOT / ".cache" / "models"
 DEMO = ROOT / "edgespec" / "demo"
 N_THREADS = 2
-SMALL_BYTES = 100 << 20
+SMALL_BYTES = 500 << 20
 
 
 @dataclass(frozen=True)

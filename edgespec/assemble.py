@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from edgespec import explain
 from edgespec.assistant import Assistant
+from edgespec.backends.base import Context
 from edgespec.backends.llama_cpp import build as runtime_build
 from edgespec.backends.llama_cpp import runtime
 from edgespec.backends.llama_cpp.load import LoadOptions
@@ -32,8 +33,10 @@ from edgespec.types import Choice, ContextSpec, Settings
 from edgespec.workbench import Workbench
 
 DEFAULT_MODEL = "demo"
-# A first look at what passes cost, while the user waits; `probe --load` and `bench` take their time.
-CURVE_S, DRAFT_CURVE_S = 1.5, 0.4
+# A first look at what passes cost, while the user waits, longer where it shows too few widths; `bench` takes its time.
+CURVE_S, DRAFT_CURVE_S = (1.5, calibrate.BUDGET_S), (0.4,)
+# With fewer widths a curve would forbid what was only not measured; one as noisy as this says little (a busy machine).
+LEAST_WIDTHS, MOST_NOISE = 4, calibrate.NOISE_MOST
 CURVE_ROWS, CURVE_CONTEXT = (64, 16), 1024
 
 Cancelled = Callable[[], bool]
@@ -171,8 +174,10 @@ class _Opening:
         if curve is not None:
             planner.timed(curve, draft_curve)
 
-    def _timed(self, model: LlamaModel, budget_s: float, key: str, widths: Sequence[int], kv_type: str) -> Curve | None:
-        """None where no context to time can be had within the budget."""
+    def _timed(
+        self, model: LlamaModel, seconds: Sequence[float], key: str, widths: Sequence[int], kv_type: str
+    ) -> Curve | None:
+        """None where no context can be had within the budget, or the model is too slow for the time there is."""
         planner, asked = self.planner, self.planner.asked
         n_ctx = min(CURVE_CONTEXT, self.first.configuration.target.n_ctx)
         for rows in widths:
@@ -184,11 +189,19 @@ class _Opening:
             except DoesNotFit:
                 continue
             try:
-                curve = calibrate.measure(context, model.n_vocab, budget_s, cancelled=self.cancelled)
+                curve = self._curve(context, model.n_vocab, seconds)
             finally:
                 context.close()
-            calibration.save(key, curve.to_dict())
+            if curve is not None and curve.noise < MOST_NOISE:
+                calibration.save(key, curve.to_dict())
             return curve
+        return None
+
+    def _curve(self, context: Context, n_vocab: int, seconds: Sequence[float]) -> Curve | None:
+        for budget_s in seconds:
+            curve = calibrate.measure(context, n_vocab, budget_s, cancelled=self.cancelled)
+            if len(curve.rows) >= min(LEAST_WIDTHS, context.caps.max_nodes):
+                return curve
         return None
 
     def settle(self, methods: Mapping[str, Settings], rung: int) -> tuple[dict[str, Plan], Ladder]:
