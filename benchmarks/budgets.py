@@ -30,9 +30,11 @@ from record import ROOT, write
 
 MODELS = ROOT / ".cache" / "models"
 PROMPT, N_TOKENS, SEED = "Tell me about the sea.", 48, 1
+# Fills what a context promises, so that it is opened whole; by the demo's tokenizer a word is a token, more or less.
+FILLER, CHAT_TOKENS = "the sea ", 80
 FACTORS = (0.2, 2.0)
 # Mostly the bundled model: a case takes a second.
-SHARE_LARGE, SHARE_FIRST = 0.2, 0.1
+SHARE_LARGE, SHARE_FIRST, SHARE_LONG = 0.2, 0.1, 0.5
 CONTEXTS = (512, 2048, None)
 SIZE = re.compile(r"\d(?:\.\d+)? ?(?:[KMG]i?B|bytes)")
 DONE, REFUSED = 0, 3
@@ -57,12 +59,18 @@ class Setup:
 
 @dataclass(frozen=True)
 class Case:
-    """told: with --budget; first: with nothing measured or tried out before."""
+    """told: with --budget; first: with nothing measured or tried out before; long: the prompt fills the context."""
 
     setup: Setup
     factor: float
     told: bool
     first: bool
+    long: bool
+
+    @property
+    def prompt(self) -> str:
+        n_words = (self.setup.context or 0) - N_TOKENS - CHAT_TOKENS if self.long else 0
+        return FILLER * (n_words // 2) + PROMPT
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,8 @@ def cases(n: int) -> Iterator[Case]:
     for i in range(n):
         setup = _large(rng) if rng.random() < SHARE_LARGE else _demo(rng)
         first = setup.model == "demo" and rng.random() < SHARE_FIRST / (1 - SHARE_LARGE)
-        yield Case(setup, rng.uniform(*FACTORS), i % 2 == 0, first)
+        long = setup.model == "demo" and setup.context is not None and rng.random() < SHARE_LONG
+        yield Case(setup, rng.uniform(*FACTORS), i % 2 == 0, first, long)
 
 
 def _demo(rng: random.Random) -> Setup:
@@ -98,10 +107,12 @@ def _large(rng: random.Random) -> Setup:
     return Setup(model, "f16", draft=draft, context=rng.choice(CONTEXTS))
 
 
-def run(setup: Setup, budget: int | None, folder: Path, group: cgroups.Group | None = None) -> Ended:
+def run(
+    setup: Setup, budget: int | None, folder: Path, group: cgroups.Group | None = None, prompt: str = PROMPT
+) -> Ended:
     """edgespec run, its caches in `folder`; told the budget where there is one."""
     told = [] if budget is None else ["--budget", str(budget)]
-    answering = ["-p", PROMPT, "--max-tokens", str(N_TOKENS), "--temperature", "0", "--json"]
+    answering = ["-p", prompt, "--max-tokens", str(N_TOKENS), "--temperature", "0", "--json"]
     command = [sys.executable, "-m", "edgespec.cli", "run", *setup.flags(), *answering, *told]
     environment = {
         **os.environ,
@@ -138,19 +149,20 @@ def judged(case: Case, needed: int, budget: int, ended: Ended) -> dict[str, Any]
     verdict = "visible death"
     if ended.code == DONE and answer and answer["tokens"] and answer["text"]:
         verdict = "run"
-    elif ended.code == REFUSED and len(set(SIZE.findall(ended.said))) and len(SIZE.findall(ended.said)) >= 2:
+    elif ended.code == REFUSED and len(SIZE.findall(ended.said)) >= 2:
         verdict = "refusal"
     figures = {name: getattr(ended, name) for name in ("peak_bytes", "own_bytes", "n_limited", "n_killed", "seconds")}
     return {
         **asdict(case.setup),
         "told": case.told,
         "first": case.first,
+        "prompt_n": answer["timings"]["prompt_n"] if answer else None,
         "factor": case.factor,
         "need_bytes": needed,
         "budget_bytes": budget,
         "verdict": verdict,
         "code": ended.code,
-        "said": _without_group(ended.said),
+        "said": cgroups.nameless(ended.said),
         "method": answer["speculation"]["method"] if answer else None,
         "planned_bytes": _planned(answer["memory"]) if answer else None,
         "restarts": [e["text"] for e in events if e["kind"] == "restart"] + _hidden(ended.said),
@@ -166,10 +178,6 @@ def _planned(memory: dict[str, Any]) -> int:
 def _hidden(said: str) -> list[str]:
     """Deaths while loading are warnings."""
     return [line for line in said.splitlines() if "it starts again" in line and "warning" in line]
-
-
-def _without_group(said: str) -> str:
-    return re.sub(r"control group \S*/", "control group .../", said)
 
 
 @dataclass
@@ -191,7 +199,8 @@ class Bench:
             if case.first:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             group = stack.enter_context(cgroups.new_group(budget)) if self.limited else None
-            line = judged(case, needed, budget, run(case.setup, budget if case.told else None, folder, group))
+            told = budget if case.told else None
+            line = judged(case, needed, budget, run(case.setup, told, folder, group, case.prompt))
         if self.verbose or line["verdict"] == "visible death" or line["n_killed"] or line["restarts"]:
             print(json.dumps(line), flush=True)
         return line

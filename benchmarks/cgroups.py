@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import time
@@ -162,7 +163,12 @@ def _tried(mount: Path, path: str, name: str, version: int) -> Group | str:
     return why
 
 
-def watch(process: subprocess.Popen[Any], group: Group | None, every_s: float = 0.02) -> int:
+def nameless(text: str) -> str:
+    """A sentence without the names of this machine's groups."""
+    return re.sub(r"control group /\S*?(?=[,;:)\s]|$)", "its control group", text)
+
+
+def watch(process: subprocess.Popen[Any], group: Group | None, every_s: float = 0.01) -> int:
     """Wait for a process; the most of `own_bytes` that was seen meanwhile."""
     most = 0
     while True:

@@ -142,14 +142,18 @@ def in_chat(question: str, args: argparse.Namespace, limit: int) -> tuple[dict[s
         "killed": n_killed,
         "seconds": {"calm": calm.seconds, "short": short.seconds},
         "rounds": {"calm": calm.answer.n_rounds, "short": short.answer.n_rounds},
-        "calm_events": [asdict(notice) for notice in calm.notices],
+        "calm_events": [noted(notice) for notice in calm.notices],
         "events": [
-            {**asdict(notice), "free_bytes_after": free, "ms": ms}
+            {**noted(notice), "free_bytes_after": free, "ms": ms}
             for notice, free, ms in zip(short.notices, short.free_bytes, short.step_ms, strict=False)
         ],
-        **counts([asdict(notice) for notice in short.notices]),
+        **counts([noted(notice) for notice in short.notices]),
     }
     return line, calm, loaded
+
+
+def noted(notice: Notice) -> dict[str, Any]:
+    return {**asdict(notice), "text": cgroups.nameless(notice.text)}
 
 
 def counts(events: list[dict[str, Any]]) -> dict[str, int]:
@@ -176,9 +180,15 @@ def by_command(question: str, args: argparse.Namespace, limit: int, calm: Told) 
         out, said = process.communicate()
         n_killed = group.n_killed
     if process.returncode:
-        return {"code": process.returncode, "said": said, "killed": n_killed, "identical": False, **counts([])}
+        return {
+            "code": process.returncode,
+            "said": cgroups.nameless(said),
+            "killed": n_killed,
+            "identical": False,
+            **counts([]),
+        }
     answer = json.loads(out)
-    events = answer["speculation"]["events"]
+    events = [noted(Notice(**event)) for event in answer["speculation"]["events"]]
     assert calm.answer
     same = (answer["text"], answer["tokens"]) == (calm.answer.text, list(calm.answer.tokens))
     head = {"code": 0, "killed": n_killed, "limit_bytes": limit, "tokens": len(answer["tokens"])}
