@@ -6,10 +6,10 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test lossless bench peers models-1b pack-gpu bench-gpu llama-server lint setup setup-dev clean
+.PHONY: help chat test lossless bench memory peers models-1b models-memory pack-gpu bench-gpu llama-server lint setup setup-dev clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
 	@echo 'Arguments: make chat ARGS="-m model.gguf"; another Python: make PYTHON=python3.12 setup'
 
 chat: setup  ## chat with the bundled demo model
@@ -35,6 +35,34 @@ peers: models-1b  ## edgespec beside llama-server and llama_cpp.Llama: README's 
 	  $(BIN)/python benchmarks/peers.py .cache/models/demo-1b-$$type.gguf --name 1b-$$type || status=1; \
 	  $(BIN)/python benchmarks/peers_ttft.py .cache/models/demo-1b-$$type.gguf --name 1b-$$type || status=1; \
 	done; $(BIN)/python benchmarks/readme_table.py && exit $$status
+
+# NAME SHAPE TYPE SOURCE VOCAB of every expanded model that the benchmarks of memory read.
+define MEMORY_MODELS
+demo-0.5b-q4_0      0.5b q4_0 demo
+demo-0.5b-q8_0      0.5b q8_0 demo
+demo-1b-f16         1b   f16  demo
+demo-1b-q4_0        1b   q4_0 demo
+demo-1b-f16-152k    1b   f16  demo       152064
+demo-draft-152k     same q8_0 demo-draft 152064
+demo-3b-q4_0        3b   q4_0 demo
+demo-moe-q4_0       moe  q4_0 demo
+endef
+export MEMORY_MODELS
+
+models-memory: setup-dev  ## make the models that `make memory` reads, in .cache/models (8 GiB, about 5 minutes)
+	@mkdir -p .cache/models
+	@echo "$$MEMORY_MODELS" | while read -r name shape type source vocab; do \
+	  test -e .cache/models/$$name.gguf || \
+	  $(BIN)/python benchmarks/expand.py edgespec/demo/$$source.gguf --shape $$shape --type $$type \
+	    $${vocab:+--vocab $$vocab} -o .cache/models/$$name.gguf || exit 1; \
+	done
+
+MEMORY := predict levers budgets hog kills window
+
+memory: models-memory  ## memory's benchmarks: predict, levers, budgets, hog, kills, window (about an hour, idle machine)
+	@status=0; for name in $(MEMORY); do \
+	  echo "benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py || status=1; \
+	done; exit $$status
 
 pack-gpu: setup-dev  ## pack .gpu/ for `make bench-gpu` on a machine without network
 	@tools/pack_gpu.sh

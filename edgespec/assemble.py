@@ -24,6 +24,7 @@ from edgespec.memory.configuration import Configuration, DraftModel
 from edgespec.memory.measure import Weighing
 from edgespec.memory.methods import target_spec
 from edgespec.memory.plan import Plan
+from edgespec.memory.pressure import read_once
 from edgespec.planning import Planner, insists
 from edgespec.speculation.cost import Curve
 from edgespec.speculation.drafters.model import ModelDrafter
@@ -71,7 +72,12 @@ def open_workbench(
 def planner_for(settings: Settings, report: Report, beside_bytes: int = 0) -> tuple[Planner, HostFacts, Entry]:
     """A planner with nothing loaded. Raises what open_assistant raises."""
     entry = resolve(DEFAULT_MODEL if settings.model is None else settings.model)
-    facts = host_facts(resolve(DEFAULT_MODEL).path, paths.cache_dir(), lambda what: report(what, 0.0))
+    facts = host_facts(
+        resolve(DEFAULT_MODEL).path,
+        paths.cache_dir(),
+        lambda what: report(what, 0.0),
+        lambda: read_once().free_bytes,
+    )
     return Planner(settings, entry, facts, beside_bytes), facts, entry
 
 

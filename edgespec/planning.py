@@ -47,7 +47,7 @@ class Planner:
             self.draft, self.why_plain = _draft_source(asked, entry, self.target)
         program_bytes = measure.pss() + beside_bytes
         n_bytes = sum(source.shape.weight_bytes for source in (self.target, self.draft) if source)
-        self.machine: Machine = survey.look(facts.extra_buffers, self.n_threads, program_bytes, n_bytes)
+        self.machine: Machine = survey.look(facts.extra_buffers, self.n_threads, program_bytes, n_bytes, asked.budget)
         self.known = Known()
         self._remember()
         self._set_forecast()

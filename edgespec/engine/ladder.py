@@ -110,11 +110,13 @@ class Ladder:
         return [*notices, *self.make_room(history, n_left, n_said)]
 
     def _step(self, down: bool, reading: Reading, watch: Watch, history: Ids, n_left: int, n_said: int) -> list[Notice]:
-        """One rung down or up; where that cannot be opened, back or further down.
+        """Down to where enough is free, or one rung up; where that cannot be opened, back or further down.
 
         A step down that could not be taken is not tried again for a while. Raises DoesNotFit, Cancelled.
         """
         before, below = self.rung, self._from(self.rung + 1, len(history), n_left)
+        if down:
+            below = self._freeing(below, watch.marks.low_bytes - reading.free_bytes)
         if down and not below:
             return []
         try:
@@ -134,6 +136,17 @@ class Ladder:
         """Rungs from `first` down, this one or such as hold the conversation and some more of its answer."""
         least = n_history + min(n_left, PAD)
         return [i for i in range(first, len(self._rungs)) if i == self.rung or self._rungs[i].target.n_ctx >= least]
+
+    def _freeing(self, below: list[int], lacking_bytes: int) -> list[int]:
+        """Rungs of `below` that take less than is taken now, as long as the conversation is, in the order to be tried:
+        from the first that frees what is lacking on, or where none does, from the last."""
+        spec = self._parts.spec
+        if self._bytes_of is None or spec is None:
+            return below
+        here = self._opened_bytes(self.rung, spec.n_ctx)
+        freed = {i: here - self._opened_bytes(i, spec.n_ctx) for i in below}
+        enough = [i for i in below if freed[i] >= max(lacking_bytes, 1)]
+        return enough or [i for i in reversed(below) if freed[i] > 0]
 
     def _grow(self, history: Ids, n_left: int, n_said: int) -> list[Notice]:
         """More room on this rung, or on the first one below that can have it."""
@@ -224,8 +237,12 @@ class Ladder:
             return None
         if self._bytes_of is None:
             return 0
-        above, here = (self._bytes_of(as_opened(self._rungs[i], spec.n_ctx)) for i in (self.rung - 1, self.rung))
+        above, here = (self._opened_bytes(i, spec.n_ctx) for i in (self.rung - 1, self.rung))
         return max(above - here, 0)
+
+    def _opened_bytes(self, rung: int, n_ctx: int) -> int:
+        assert self._bytes_of is not None
+        return self._bytes_of(as_opened(self._rungs[rung], min(n_ctx, self._rungs[rung].target.n_ctx)))
 
 
 def _method(c: Configuration) -> str:

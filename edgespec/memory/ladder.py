@@ -1,6 +1,7 @@
-"""The ladder down from a plan: smaller tree, leaner drafter, shorter context, no drafter (docs/design.md section 4).
+"""The ladder down from a plan, in the order in which a plan gives things up (docs/design.md section 4).
 
-Each rung keeps what the ones before gave up, and needs fewer bytes. Not covered: when to step (engine), the words.
+Smaller tree, leaner drafter, a context that is still useful, no drafter, a context below that. Each rung keeps what the
+ones before gave up, and needs fewer bytes. Not covered: when to step (engine), the words.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from edgespec.types import PLAIN
 
 # Trees are halved down to this many rows; fewer hardly pay for a drafter's weights.
 LEAST_ROWS = 3
-# A step that frees less than this share of what is not weights is no help when memory gets short; the last one, to no
-# drafter, is there in any case.
+# A step that frees less than this share of what is not weights is no help when memory gets short; the one to no drafter
+# is there in any case.
 LEAST_STEP = 0.01
 
 
@@ -45,12 +46,17 @@ def _steps(search: Search, method: str, kept: list[Configuration]) -> Iterator[C
             yield _smaller(search, method, kept[-1], rows)
         own = next(m for m in search.problem.usable if m.name == method)
         yield from own.leaner(kept[-1])
-    for n_ctx in search.problem.contexts((*USEFUL_CONTEXTS, *LEAST_CONTEXTS)):
-        if n_ctx < kept[-1].target.n_ctx:
-            yield _shorter(kept[-1], n_ctx)
+    yield from _contexts(search, kept, USEFUL_CONTEXTS)
     if method != "plain":
         last = kept[-1]
         yield Configuration(target_spec(last.target, PLAIN), PLAIN, last.placement)
+    yield from _contexts(search, kept, LEAST_CONTEXTS)
+
+
+def _contexts(search: Search, kept: list[Configuration], shorter: tuple[int, ...]) -> Iterator[Configuration]:
+    for n_ctx in search.problem.contexts(shorter):
+        if n_ctx < kept[-1].target.n_ctx:
+            yield _shorter(kept[-1], n_ctx)
 
 
 def _smaller(search: Search, method: str, before: Configuration, rows: int) -> Configuration:

@@ -128,6 +128,15 @@ class Gauge:
             file.close()
 
 
+def read_once() -> Reading:
+    """What is free now, devices aside."""
+    gauge = Gauge()
+    try:
+        return gauge.read()
+    finally:
+        gauge.close()
+
+
 def _field(text: bytes, name: bytes) -> int | None:
     """The number behind a line's first word."""
     start = 0 if text.startswith(name + b" ") else text.find(b"\n" + name + b" ") + 1

@@ -24,7 +24,7 @@ from edgespec.memory.footprint import CPU, Footprint, Item
 from edgespec.memory.host import Host
 from edgespec.memory.methods import Method, from_model
 from edgespec.memory.predict import Part, predict, weights
-from edgespec.memory.pressure import Gauge
+from edgespec.memory.pressure import read_once
 from edgespec.memory.problem import Problem, Room
 from edgespec.memory.sizes import MIB, shown
 from edgespec.memory.times import Measured, Mixture, ModelTimes, Where
@@ -73,17 +73,16 @@ class Machine:
         return sum(room.free_bytes for room in self.rooms)
 
 
-def look(extra_buffers: bool, n_threads: int, program_bytes: int, weight_bytes: int) -> Machine:
+def look(
+    extra_buffers: bool, n_threads: int, program_bytes: int, weight_bytes: int, budget: int | None = None
+) -> Machine:
     """Free bytes of the processor's memory (control groups included) and of every device, less a margin each.
 
-    weight_bytes: of all models that may be loaded.
+    weight_bytes  of all models that may be loaded
+    budget        who named one decided what is left to other programs: there is no margin to the processor's memory
     """
     found = devices.devices()
-    gauge = Gauge()
-    try:
-        reading = gauge.read()
-    finally:
-        gauge.close()
+    reading = read_once()
     host = Host(
         repacks=devices.repacked_types() if extra_buffers else frozenset(),
         devices=tuple(device.name for device in found),
@@ -91,9 +90,11 @@ def look(extra_buffers: bool, n_threads: int, program_bytes: int, weight_bytes: 
         program_bytes=program_bytes,
         margin_bytes=max(ERROR_BYTES, int(ERROR_SHARE * weight_bytes)),
     )
-    own = Room(CPU, less_margin(reading.free_bytes) + host.beside_bytes)
+    margin = margin_bytes(reading.free_bytes) if budget is None else 0
+    limit = f"{reading.limit} beside a margin of {shown(margin)}" if margin else reading.limit
+    own = Room(CPU, max(reading.free_bytes - margin + host.beside_bytes, 0))
     rooms = (own, *(Room(device.name, less_margin(device.free_bytes)) for device in found))
-    return Machine(host, rooms, reading.limit, any(device.shared for device in found))
+    return Machine(host, rooms, limit, any(device.shared for device in found))
 
 
 def free_of_devices() -> list[tuple[str, int]]:
@@ -101,8 +102,12 @@ def free_of_devices() -> list[tuple[str, int]]:
     return [(device.name, device.free_bytes) for device in devices.devices()]
 
 
+def margin_bytes(free_bytes: int) -> int:
+    return max(MARGIN_BYTES, int(MARGIN_SHARE * free_bytes))
+
+
 def less_margin(free_bytes: int) -> int:
-    return max(free_bytes - max(MARGIN_BYTES, int(MARGIN_SHARE * free_bytes)), 0)
+    return max(free_bytes - margin_bytes(free_bytes), 0)
 
 
 @dataclass(frozen=True)
@@ -275,9 +280,13 @@ def _check_weights(settings: Settings, machine: Machine, target: Source) -> None
     beside = machine.host.beside_bytes
     had = machine.free_bytes if settings.budget is None else min(settings.budget, machine.free_bytes)
     if needed + beside > had:
-        what = f"the budget is {shown(had)}" if settings.budget == had else f"{shown(had)} are free {machine.limit}"
+        within = settings.budget == had
+        what = f"the budget is {shown(had)}" if within else f"{shown(had)} are free {machine.limit}"
+        more = (
+            f"raise --budget above {shown(needed + beside)}" if within else f"free {shown(needed + beside - had)} more"
+        )
         way = f"use a model of at most {shown(had - beside)}" if had > beside + MIB else "use another machine"
         raise DoesNotFit(
             f"the weights of {target.name} alone take {shown(needed)} and the programs {shown(beside)}, and {what}; "
-            f"raise --budget above {shown(needed + beside)}, free memory, or {way}"
+            f"{more}, or {way}"
         )

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
-from edgespec.errors import Cancelled, WorkerDied
+from edgespec.errors import Cancelled, DoesNotFit, WorkerDied
+from edgespec.memory.pressure import read_once
 from edgespec.memory.report import ProbeReport
+from edgespec.memory.sizes import MIB, shown
 from edgespec.service.child import ANSWERING, IDLE, LOADING, Child, Ended
 from edgespec.service.messages import (
     Cancel,
@@ -34,6 +36,9 @@ from edgespec.types import Message, Notice, Sampling, Settings
 
 COMMAND = (sys.executable, "-m", "edgespec.service.worker")
 MOST_DEATHS = 3
+# What the process takes before it has a plan that counts what it takes (32 MiB of Python and the runtime's library, and
+# the search); killed for its memory while it starts, it could not say so.
+START_BYTES = 40 * MIB
 # Python runs signal handlers between waits only, and Windows wakes no wait for them.
 WAIT_S = 0.2
 
@@ -50,7 +55,8 @@ class Supervisor:
     one begins with a new process."""
 
     def __init__(self, command: Sequence[str] = COMMAND, most_deaths: int = MOST_DEATHS) -> None:
-        """Raises WorkerDied where the process cannot be started."""
+        """Raises WorkerDied where the process cannot be started, DoesNotFit where there is no memory for it."""
+        _check_room()
         self._command, self._most_deaths = command, most_deaths
         self._events: queue.SimpleQueue[Event | Nudged | Ended] = queue.SimpleQueue()
         self._requests = count(1)
@@ -282,3 +288,12 @@ class Supervisor:
         smaller = self._n_rungs is not None and rung > self._order.rung
         self._order = replace(self._order, rung=rung)
         return smaller
+
+
+def _check_room() -> None:
+    reading = read_once()
+    if reading.free_bytes < START_BYTES:
+        raise DoesNotFit(
+            f"the model's process takes {shown(START_BYTES)} before it has loaded anything, and "
+            f"{shown(reading.free_bytes)} are free {reading.limit}; close other programs or raise that limit"
+        )

@@ -13,6 +13,7 @@ from edgespec.engine.notices import difference
 from edgespec.engine.setup import Held
 from edgespec.errors import BadSetting, Cancelled, DecodeFailed, DoesNotFit, DrafterUnusable
 from edgespec.memory.configuration import DraftModel, Placement
+from edgespec.memory.pressure import Marks, Reading, Watch
 from edgespec.types import PLAIN, Choice, ContextSpec, Notice, Sampling
 from tests.engine.machine import NARROW, Machine, Script, answer, bytes_of, on, plainly, rung
 
@@ -128,6 +129,29 @@ def test_the_drafts_go_on_after_every_step() -> None:
     ladder, _ = scripted("dddduuuudd")
     _, _, steps = answer(on(ladder), PROMPT, 60)
     assert all(s.n_drafted > 0 for s in steps[1:-1])
+
+
+@pytest.mark.parametrize(("lacking", "rung_after"), [(1, 1), (2000, 1), (3000, 2), (1 << 30, 2)])
+def test_a_step_goes_as_far_down_as_what_is_lacking(lacking: int, rung_after: int) -> None:
+    """Short of 4 MiB the chat took four steps in four rounds, reading its text again in two (benchmarks/hog.py).
+
+    By hand: at 768 tokens a cache in q4_0 frees about 2400 bytes, no drafter 3700.
+    """
+    free = iter([1 << 30, (1 << 30) - lacking, *[1 << 30] * 100])
+    machine, watch = Machine(), Watch(lambda: Reading(next(free)), Marks(1 << 30, 1 << 40))
+    rungs = [rung(), rung(kv="q4_0"), rung(choice=PLAIN)]
+    ladder = Ladder(rungs, machine.build(), watch=watch, bytes_of=bytes_of)
+    _, notices, _ = answer(on(ladder), PROMPT, 40)
+    assert ladder.rung == rung_after
+    assert len(kinds(notices)) == 1
+
+
+def test_a_promise_is_not_taken_back_for_nothing() -> None:
+    """A shorter context frees nothing while less than that is open; the user lost it all the same."""
+    watch = Watch(lambda: Reading(0), Marks(10, 20))
+    ladder = Ladder([rung(4096, PLAIN), rung(2048, PLAIN)], Machine().build(), watch=watch, bytes_of=bytes_of)
+    _, notices, _ = answer(on(ladder), PROMPT, 40)
+    assert (ladder.rung, kinds(notices)) == (0, [])
 
 
 # --- what is said

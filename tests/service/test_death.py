@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from edgespec.errors import WorkerDied
+from edgespec.errors import DoesNotFit, WorkerDied
+from edgespec.memory.pressure import Reading
 from edgespec.service import child as module
+from edgespec.service import supervisor
 from edgespec.service.messages import Done, Said
 from edgespec.service.supervisor import Supervisor
 from edgespec.types import Settings
@@ -123,3 +125,11 @@ def test_a_process_that_cannot_start_is_a_sentence(tmp_path: Path) -> None:
     """A missing interpreter, no memory, no process slots: all are OSErrors."""
     with pytest.raises(WorkerDied, match="could not be started"):
         Supervisor([str(tmp_path / "nothing")])
+
+
+def test_without_memory_for_a_process_none_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while it starts it could say nothing: the user read of a SIGKILL and two restarts, with exit code 1."""
+    short = Reading(supervisor.START_BYTES - (10 << 20), "in control group /small")
+    monkeypatch.setattr(supervisor, "read_once", lambda: short)
+    with pytest.raises(DoesNotFit, match=r"takes 40\.0 MiB.*30\.0 MiB are free in control group /small"):
+        Supervisor()

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgespec.backends.base import Cancelled as CancelledCheck
 from edgespec.backends.base import Progress, State
-from edgespec.backends.llama_cpp import figures
+from edgespec.backends.llama_cpp import figures, pages
 from edgespec.backends.llama_cpp.batch import Batch
 from edgespec.backends.llama_cpp.dimensions import EXACT_F16_ROWS, Dimensions, dimensions
 from edgespec.backends.llama_cpp.runtime import log, n_cores
@@ -244,6 +244,7 @@ class LlamaContext:
             self._closed = True
             lib.llama_free(self._ptr)
             self._view = np.zeros((0, self._n_vocab), np.float32)
+            pages.trim()
 
 
 def _bytes(blob: State) -> ctypes.Array[ctypes.c_uint8]:

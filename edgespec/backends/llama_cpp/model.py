@@ -141,3 +141,4 @@ class LlamaModel:
         if self._ptr:
             lib.llama_model_free(self._ptr)
             self._ptr = None
+            pages.trim()

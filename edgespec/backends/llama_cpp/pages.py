@@ -1,4 +1,4 @@
-"""Pages of weights: rearranged ones into huge pages, and the file's own given back where a copy took their place.
+"""Pages: rearranged weights into huge ones, a file's own given back where a copy took their place, freed ones too.
 
 Scattered over pages of 4 KiB, repacked 4-bit weights cost a lone row up to a third more time (benchmarks/LOG.md); and a
 file that was mapped and copied counts twice until its pages are dropped.
@@ -46,6 +46,13 @@ def drop_file(path: Path) -> int:
         return 0
     real = os.path.realpath(path)
     return _advise({(start, end) for start, end, _, name in _mappings() if name == real}, _MADV_DONTNEED)
+
+
+def trim() -> None:
+    """Give back what was freed. Once blocks of some MiB were freed glibc takes the next ones from its heap, where they
+    stay: exchanging a context for a smaller one freed nothing that others could have. Elsewhere nothing is done."""
+    if sys.platform == "linux" and (malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        malloc_trim(0)
 
 
 def _advise(regions: Iterable[Region], advice: int) -> int:

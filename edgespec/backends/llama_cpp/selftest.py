@@ -22,13 +22,16 @@ from edgespec.backends.base import Context
 from edgespec.backends.llama_cpp import runtime
 from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.model import LlamaModel
-from edgespec.errors import BackendError
+from edgespec.errors import BackendError, DoesNotFit
 from edgespec.types import ContextSpec, Floats, Ids, Span, TokenTree
 
 TIMEOUT_S = 180
 N_PAST = 600  # past 512 cells, where one-row passes begin to split the cache over threads
 N_ROUNDS = 12
 WIDTHS = (1, 2, 3, 8, 31)
+N_UBATCH = 64  # two contexts lie beside everything else for a moment
+# What a child takes of the memory meanwhile (49 MiB on Linux with Python 3.11), and a little more.
+TRY_BYTES = 56 << 20
 
 
 @dataclass(frozen=True)
@@ -41,16 +44,30 @@ class HostFacts:
     row_depends_on_width: bool
 
 
-def host_facts(probe: Path, cache_dir: Path, notice: Callable[[str], None] = lambda _: None) -> HostFacts:
+def host_facts(
+    probe: Path,
+    cache_dir: Path,
+    notice: Callable[[str], None] = lambda _: None,
+    free_bytes: Callable[[], int] | None = None,
+) -> HostFacts:
     """The remembered facts of this build on this processor, tried out on the small model `probe` at first use.
 
-    Raises BackendError where the runtime dies under every load option.
+    free_bytes: what is free now; None: as much as it takes.
+    Raises BackendError where the runtime dies under every load option, DoesNotFit where a child killed for its memory
+    would look like that.
     """
     remembered = cache_dir / f"selftest-{runtime.build_id()}.json"
     try:
         return HostFacts(**json.loads(remembered.read_text()))
     except (OSError, ValueError, TypeError):
         notice("trying out the runtime on this machine (once)")
+    free = free_bytes() if free_bytes else TRY_BYTES
+    if free < TRY_BYTES:
+        has, lacks = free / (1 << 20), (TRY_BYTES - free) / (1 << 20)
+        raise DoesNotFit(
+            f"the first start tries out the runtime, which takes {TRY_BYTES >> 20} MiB for a moment beside the "
+            f"programs, and {has:.3g} MiB are free; free {lacks:.3g} MiB more this once"
+        )
     endings = []
     for extra_buffers in (True, False):
         facts, ending = _try(probe, extra_buffers)
@@ -116,7 +133,7 @@ def rows_agree(
 ) -> bool:
     """Whether rows of trees equal lone rows, bit by bit, on this model's own weights."""
     ids = np.random.default_rng(0).integers(0, model.n_vocab, n_past + n_rounds * 20).astype(np.int32)
-    spec = ContextSpec(n_ctx=len(ids) + 64, kv_type=kv_type, exact=exact, max_leaves=17, n_threads=n_threads)
+    spec = ContextSpec(len(ids) + 64, 1, 32, 17, kv_type, N_UBATCH, n_threads, exact)
     wide, lone = model.open(spec), model.open(spec)
     for context in (wide, lone):
         context.prefill(0, ids[:n_past])

@@ -11,7 +11,7 @@ import pytest
 
 from edgespec.backends.llama_cpp import runtime, selftest
 from edgespec.backends.llama_cpp.selftest import HostFacts, host_facts
-from edgespec.errors import BackendError
+from edgespec.errors import BackendError, DoesNotFit
 
 DEMO = Path(__file__).parents[3] / "edgespec" / "demo" / "demo.gguf"
 GOOD = HostFacts(extra_buffers=True, exact=True, row_depends_on_width=True)
@@ -60,6 +60,16 @@ def test_a_damaged_memory_is_found_out_again(tmp_path: Path, monkeypatch) -> Non
     child(monkeypatch, f"print({json.dumps(vars(GOOD))!r})")
     (tmp_path / f"selftest-{runtime.build_id()}.json").write_text('{"exact": tr')
     assert host_facts(DEMO, tmp_path) == GOOD
+
+
+def test_without_memory_for_a_child_nothing_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child killed for its memory looks like a runtime that dies: the host would be told to build it again."""
+    started = child(monkeypatch, f"print({json.dumps(vars(GOOD))!r})")
+    with pytest.raises(DoesNotFit, match=r"56 MiB.*55 MiB are free; free 1 MiB"):
+        host_facts(DEMO, tmp_path, free_bytes=lambda: 55 << 20)
+    assert not started
+    assert host_facts(DEMO, tmp_path, free_bytes=lambda: selftest.TRY_BYTES) == GOOD
+    assert host_facts(DEMO, tmp_path, free_bytes=lambda: 0) == GOOD, "what is remembered takes nothing"
 
 
 def test_this_host_keeps_the_exact_recipe_in_truth() -> None:
