@@ -127,6 +127,13 @@ class Noting:
 
     def __init__(self) -> None:
         self.chat, self.asked = self, {}  # type: ignore[var-annotated]
+        self.weighing, self.n_kept = self, 0
+
+    def growth(self) -> dict[str, int]:
+        return {"cpu": 11, "CUDA0": 22}
+
+    def keep(self) -> None:
+        self.n_kept += 1
 
     def stream(self, messages: object, **asked: object) -> Iterator[Piece | Notice | Answer]:
         self.asked = asked
@@ -148,6 +155,8 @@ def test_what_was_said_goes_to_the_chat_and_what_it_notes_comes_back() -> None:
     assert said == Said(7, Piece("a", (1,)))
     assert noted == Noted(7, Notice("context", "room was made", 1))
     assert isinstance(done, Done)
+    assert done.growth == (("cpu", 11), ("CUDA0", 22))
+    assert chat.n_kept == 1
 
 
 def test_the_rung_of_a_load_reaches_the_one_who_opens(monkeypatch: pytest.MonkeyPatch) -> None:
