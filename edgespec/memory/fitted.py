@@ -7,6 +7,7 @@ asked for itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +38,7 @@ class Surface:
         terms = _terms(self.shape, spec)
         devices = [device for device, kv in self.factors if kv == spec.kv_type]
         return {
-            device: max(int(np.dot(terms, self.factors[device, spec.kv_type]) + self.margin[device, spec.kv_type]), 0)
+            device: max(math.ceil(np.dot(terms, self.factors[device, spec.kv_type]) + self.margin[device, spec.kv_type]), 0)
             for device in devices
         }
 
