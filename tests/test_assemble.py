@@ -13,10 +13,9 @@ import edgespec
 from edgespec import assemble
 from edgespec.assemble import open_assistant
 from edgespec.assistant import Assistant
-from edgespec.backends.llama_cpp import selftest
 from edgespec.backends.llama_cpp.context import LlamaContext
 from edgespec.backends.llama_cpp.model import LlamaModel
-from edgespec.backends.llama_cpp.selftest import HostFacts, host_facts
+from edgespec.backends.llama_cpp.selftest import HostFacts
 from edgespec.errors import BadSetting, Cancelled, DrafterUnusable, ModelNotFound
 from edgespec.memory import survey
 from edgespec.planning import Planner
@@ -176,7 +175,10 @@ def test_plain_decoding_loads_no_drafter(opened: Opened, asked: Settings) -> Non
 
 def test_greedy_answers_with_and_without_a_drafter_are_the_same_under_exact() -> None:
     """Whatever assemble puts together, the text is the target's own."""
-    with open_assistant(replace(DRAFTING, exact=True)) as drafting, open_assistant(Settings(exact=True, draft="none")) as plain:
+    with (
+        open_assistant(replace(DRAFTING, exact=True)) as drafting,
+        open_assistant(Settings(exact=True, draft="none")) as plain,
+    ):
         assert plan_of(drafting)["exact"].value in ("on", "plain")
         assert drafting.answer(HI, GREEDY).tokens == plain.answer(HI, GREEDY).tokens
 
@@ -241,14 +243,6 @@ def test_a_load_option_that_kills_this_host_is_not_used(monkeypatch: pytest.Monk
     with open_assistant(replace(DRAFTING, context=128)) as assistant:
         assert plan_of(assistant)["extra buffers"].value == "off"
     assert used == [False, False]
-
-
-def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A read-only home folder is no reason to refuse an answer."""
-    found = HostFacts(extra_buffers=True, exact=True, row_depends_on_width=True)
-    monkeypatch.setattr(selftest, "_try", lambda *_: (found, ""))
-    (tmp_path / "file").write_text("no folder")
-    assert host_facts(Path("unused"), tmp_path / "file" / "cache") == found
 
 
 # --- refusals and cancels leave nothing open

@@ -1,4 +1,4 @@
-"""From what was asked of a model to its plan: what is forced, what is remembered, what is watched. Nothing is loaded."""
+"""From what was asked of a model to its plan: what is forced, remembered and watched. Nothing is loaded."""
 
 from __future__ import annotations
 
@@ -22,10 +22,7 @@ from edgespec.types import Choice, ContextSpec, Settings, Step
 
 FACTS = HostFacts(extra_buffers=True, exact=True, row_depends_on_width=True)
 WIDTHS = (1, 2, 4, 8, 16)
-FLAT, CHEAP, STEEP = (
-    Curve(64, WIDTHS, ms)
-    for ms in ((100.0,) * 5, (1.0,) * 5, (100.0, 200.0, 400.0, 800.0, 1600.0))
-)
+FLAT, CHEAP, STEEP = (Curve(64, WIDTHS, ms) for ms in ((100.0,) * 5, (1.0,) * 5, (100.0, 200.0, 400.0, 800.0, 1600.0)))
 
 
 @pytest.fixture(autouse=True)
@@ -206,9 +203,7 @@ def test_what_cannot_be_kept_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_p
 # --- room
 
 
-@pytest.mark.parametrize(
-    ("budget", "low", "high"), [(2 * GIB, 21_474_836, 42_949_672), (100 * MIB, 8 * MIB, 16 * MIB)]
-)
+@pytest.mark.parametrize(("budget", "low", "high"), [(2 * GIB, 21_474_836, 42_949_672), (100 * MIB, 8 * MIB, 16 * MIB)])
 def test_the_watch_steps_down_at_a_hundredth_and_up_at_twice_that(budget: int, low: int, high: int) -> None:
     """Of the budget, 8 MiB at least: marks at one height would step up and down for ever. Fails when a small budget is
     never short, or the marks follow what is free elsewhere."""

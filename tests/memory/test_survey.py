@@ -148,7 +148,7 @@ def test_a_device_that_shares_the_processors_memory_makes_no_second_room() -> No
 
 def test_a_context_beyond_the_trained_one_is_refused() -> None:
     """Fails when a model is made to talk nonsense without a word."""
-    with pytest.raises(BadSetting, match="--context 2049 is beyond the 2048 tokens .* use 2048 or less"):
+    with pytest.raises(BadSetting, match=r"--context 2049 is beyond the 2048 tokens .* use 2048 or less"):
         asked(Settings(context=2049))
     assert asked(Settings(context=2048)).default_context == 2048
 

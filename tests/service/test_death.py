@@ -123,3 +123,10 @@ def test_a_process_that_cannot_start_is_a_sentence(tmp_path: Path) -> None:
     """A missing interpreter, no memory, no process slots: all are OSErrors."""
     with pytest.raises(WorkerDied, match="could not be started"):
         Supervisor([str(tmp_path / "nothing")])
+
+
+def test_a_death_while_probing_is_a_sentence(scripted: Scripted) -> None:
+    """Weighing a model that is too large is when a process is likeliest to die. Fails when the face waits for ever, or
+    probes again and again."""
+    with pytest.raises(WorkerDied, match=r"^the model's process died while it was probed; try again, or give a small"):
+        scripted("start", signal.SIGKILL).probe(Settings())

@@ -36,7 +36,9 @@ EVERY_KIND = (
     Generate(2, (Message("user", "hi"), Message("assistant", "x", (7, 8))), Sampling(seed=3), 5, ("\n",), (4, 5), 1),
     Cancel(2),
     Probe(3, Settings(model="demo", budget=1 << 33), load=True),
-    Probed(3, ProbeReport((), (MemoryReport("demo", "", 1, None, 2, 3, 4, Footprint((Item("kv", "cpu", 5, "why"),))),))),
+    Probed(
+        3, ProbeReport((), (MemoryReport("demo", "", 1, None, 2, 3, 4, Footprint((Item("kv", "cpu", 5, "why"),))),))
+    ),
     Loaded(1, "demo", "a note", 2048, "model", (PlanLine("kv", "f16", "why"),), ("a warning",)),
     Progress(1, "loading demo", 0.5),
     Said(2, Piece("Gr\u00fc\u00dfe", (1, 2))),
