@@ -137,9 +137,10 @@ def _why_plain(planner: Planner, plan: Plan) -> str:
 
 
 def _leading(methods: Mapping[str, Settings]) -> Settings:
-    """The settings that say how to load: those of a method that insists on its drafter, else the first."""
+    """The settings that say how to load: of a method that insists on its drafter, else of one that may draft, else the
+    first."""
     every = list(methods.values())
-    return next((s for s in every if insists(s)), every[0])
+    return next((s for s in every if insists(s)), next((s for s in every if s.method != "plain"), every[0]))
 
 
 def _tried_on(target: LlamaModel, asked: Settings, facts: HostFacts, planner: Planner, report: Report) -> HostFacts:
@@ -219,11 +220,14 @@ class _Opening:
             if all(r.draft is None for r in rungs):
                 self.drafters.close()
             steps = build(self.target, self.drafters, self.planner.known.acceptance)
+            start = min(rung, len(rungs) - 1)
             try:
+                if (draft := rungs[start].draft) is not None:  # the ladder would step over one that is unusable
+                    self.drafters.get(draft.name, draft.placement)
                 ladder = Ladder(
                     rungs,
                     steps,
-                    start=min(rung, len(rungs) - 1),
+                    start=start,
                     watch=self.planner.watch() if len(plans) == 1 else None,
                     bytes_of=self.planner.forecast.bytes_of,
                 )

@@ -14,7 +14,7 @@ from edgespec.backends.llama_cpp.context import LlamaContext
 from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.engine.setup import Build
-from edgespec.errors import BadSetting, Cancelled, DrafterUnusable, EdgespecError
+from edgespec.errors import Cancelled, DrafterUnusable, EdgespecError, ModelUnusable
 from edgespec.memory.configuration import DraftModel, Placement
 from edgespec.memory.survey import Source
 from edgespec.speculation.acceptance import Acceptance
@@ -47,17 +47,10 @@ class Loader:
         return model
 
     def context(self, model: LlamaModel, spec: ContextSpec) -> LlamaContext:
-        """Raises BadSetting where a pass cannot have that many rows, Cancelled, DoesNotFit."""
+        """Raises Cancelled, DoesNotFit."""
         if self.cancelled():
             raise Cancelled("stopped before opening the context")
-        context = model.open(spec)
-        if context.caps.max_nodes < spec.max_nodes:
-            context.close()
-            rows = context.caps.max_nodes
-            raise BadSetting(
-                f"--nodes {spec.max_nodes} is more than the {rows} rows a pass may have here; use {rows} or less"
-            )
-        return context
+        return model.open(spec)
 
 
 def placed(options: LoadOptions, placement: Placement) -> LoadOptions:
@@ -83,10 +76,13 @@ class Drafters:
     models: dict[tuple[str, Placement], LlamaModel] = field(default_factory=dict)
 
     def get(self, name: str, placement: Placement) -> LlamaModel:
-        """Raises DrafterUnusable, Cancelled, and what loading raises."""
+        """Raises DrafterUnusable, whatever is wrong with it, and Cancelled."""
         if (name, placement) not in self.models:
             with ExitStack() as own:
-                model = self.loader.model(self.sources[name].path, placement, own)
+                try:
+                    model = self.loader.model(self.sources[name].path, placement, own)
+                except ModelUnusable as error:
+                    raise DrafterUnusable(str(error)) from error
                 check_vocabulary(name, model, self.target, self.target_name)
                 own.pop_all()
             self.models[name, placement] = model

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import psutil
+from numpy.random import default_rng  # not np.random, whose code would be read, and weighed, with the model
 
 from edgespec import explain
 from edgespec.assemble import planner_for
@@ -168,7 +169,7 @@ def _measured(planner: Planner, facts: HostFacts, made: Plan, report: Report, ca
 
 def _fill(context: Context, n_vocab: int, seconds: float, report: Report, cancelled: _Cancelled) -> int:
     """Cells in use in the pass of full width that comes last: text for so many seconds, then rows and their lead."""
-    spec, rng = context.spec, np.random.default_rng(0)
+    spec, rng = context.spec, default_rng(0)
     width = context.caps.max_nodes + context.caps.max_silent
     room, start = max(spec.n_ctx - context.caps.max_silent, 0), time.monotonic()
     while context.length(0) < room and time.monotonic() - start < seconds:

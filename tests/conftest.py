@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +18,9 @@ for name in [name for name in os.environ if name.startswith("EDGESPEC_")]:
     del os.environ[name]
 # Kept between runs: trying out the runtime takes seconds and its outcome holds for this build and processor.
 os.environ["EDGESPEC_CACHE_DIR"] = str(Path(__file__).parents[1] / ".cache" / "tests")
+# New for every run: what one run learnt about acceptance must not decide the plans of the next.
+os.environ["EDGESPEC_DATA_DIR"] = tempfile.mkdtemp(prefix="edgespec-tests-")
+atexit.register(shutil.rmtree, os.environ["EDGESPEC_DATA_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

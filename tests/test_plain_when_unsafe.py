@@ -7,6 +7,8 @@ import pytest
 from edgespec import assemble
 from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.errors import DrafterUnusable
+from edgespec.gguf.shape import Shape, read_shape
+from edgespec.store.registry import resolve
 from edgespec.types import Settings
 
 SMALL = {"context": 128, "threads": 1}
@@ -29,14 +31,15 @@ def test_exact_is_tried_on_the_very_weights_and_decodes_plainly_where_it_fails(m
 
 def test_a_recurrent_target_decodes_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when rejected tokens stay in a state that cannot drop them."""
-    monkeypatch.setattr(LlamaModel, "recurrent", property(lambda _: True))
-    with assemble.open_assistant(Settings(shape="chain", **SMALL)) as assistant:
+    monkeypatch.setattr(Shape, "recurrent", property(lambda _: True))
+    with assemble.open_assistant(Settings(shape="chain", method="model", **SMALL)) as assistant:
         assert assistant.engine.method == "plain"
         assert any("recurrent" in line.reason for line in assistant.plan)
 
 
 def test_a_recurrent_drafter_is_refused_when_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when it is found out in the middle of an answer."""
-    monkeypatch.setattr(LlamaModel, "recurrent", property(lambda model: model.name == "demo-draft"))
+    drafter = read_shape(resolve("demo-draft").path)
+    monkeypatch.setattr(Shape, "recurrent", property(lambda shape: shape.n_embd == drafter.n_embd))
     with pytest.raises(DrafterUnusable, match="recurrent state"):
         assemble.open_assistant(Settings(draft="demo-draft", **SMALL))

@@ -7,6 +7,7 @@ asked for itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,10 +36,10 @@ class Surface:
 
     def __call__(self, spec: ContextSpec) -> dict[str, int]:
         terms = _terms(self.shape, spec)
-        devices = [device for device, kv in self.factors if kv == spec.kv_type]
+        here = {device: kv for device, kv in self.factors if kv == spec.kv_type}
         return {
-            device: max(int(np.dot(terms, self.factors[device, spec.kv_type]) + self.margin[device, spec.kv_type]), 0)
-            for device in devices
+            device: max(math.ceil(np.dot(terms, self.factors[device, kv]) + self.margin[device, kv]), 0)
+            for device, kv in here.items()
         }
 
 

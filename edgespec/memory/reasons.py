@@ -174,7 +174,8 @@ def _drafter(problem: Problem, made: Decision) -> Iterator[PlanLine]:
             f"{chosen.tokens_per_s:.1f} against {plain.tokens_per_s:.1f} tokens/s, {chosen.tokens_per_pass:.1f} a pass"
         )
         where = _place(problem, made) if draft else ""
-        yield PlanLine("drafter", draft.name if draft else chosen.method, f"{gain} ({speeds}){where}")
+        asked = "asked for; " if problem.insists else ""
+        yield PlanLine("drafter", draft.name if draft else chosen.method, f"{asked}{gain} ({speeds}){where}")
         return
     if problem.settings.method == "plain" or problem.settings.draft == "none" or problem.settings.nodes == 1:
         reason = "plain decoding was asked for"

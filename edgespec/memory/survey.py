@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgespec.backends.llama_cpp import devices, runtime
+from edgespec.backends.llama_cpp.dimensions import dimensions
 from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.errors import BackendError, BadSetting, DoesNotFit
 from edgespec.gguf.inspect import inspect
@@ -242,7 +243,8 @@ def problem(
     known: Known,
     forecast: Callable[[Configuration], Footprint],
 ) -> Problem:
-    """Raises BadSetting for a context beyond what the model was trained for, DoesNotFit for a budget below the weights.
+    """Raises BadSetting for a context beyond what the model was trained for and for more rows than a pass may have,
+    DoesNotFit for a budget below the weights.
 
     On a machine whose device shares the processor's memory, what is free of that bounds both together.
     """
@@ -257,6 +259,7 @@ def problem(
     _check_weights(settings, machine, target)
     methods: tuple[Method, ...] = ()
     if draft is not None:
+        _check_rows(settings, trees=not target.shape.recurrent)
         wave = times(draft, known.draft_curve, machine.host)
         n_bytes = draft.shape.weight_bytes
 
@@ -273,6 +276,17 @@ def problem(
         predict=forecast,
         n_threads=machine.host.n_threads,
     )
+
+
+def _check_rows(settings: Settings, trees: bool) -> None:
+    """Raises BadSetting where no pass can have the rows that were asked for, whether or not it pays to draft."""
+    if settings.nodes is None or settings.method == "plain" or settings.draft == "none":
+        return
+    asked = ContextSpec(1, max_nodes=settings.nodes, kv_type=settings.kv_type, exact=settings.exact)
+    if (most := dimensions(asked, trees).max_nodes) < settings.nodes:
+        raise BadSetting(
+            f"--nodes {settings.nodes} is more than the {most} rows a pass may have here; use {most} or less"
+        )
 
 
 def _check_weights(settings: Settings, machine: Machine, target: Source) -> None:

@@ -42,4 +42,4 @@ def bench() -> Workbench:
     choices = {"plain": PLAIN, "chain": Choice("model", 4, 3, 1), "tree": Choice("model", 8, 7, 4)}
     model = cast(Any, MODEL)
     whys = dict.fromkeys(choices, "")
-    return Workbench(cast(Assistant, assistant), choices, whys, Settings(), model, model, ModelDrafter)
+    return Workbench(cast(Assistant, assistant), choices, whys, Settings(), model, model, ModelDrafter, "key")

@@ -54,7 +54,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 
 
 def _use(monkeypatch: pytest.MonkeyPatch, supervisor: Callable[[], object]) -> None:
-    for verb in ("run", "chat"):
+    for verb in ("run", "chat", "probe"):
         monkeypatch.setattr(f"edgespec.cli.{verb}.Supervisor", supervisor)
 
 

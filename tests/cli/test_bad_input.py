@@ -8,7 +8,7 @@ import pytest
 
 import edgespec
 from tests.cli.conftest import Command, sentence
-from tests.gguf.files import META, gguf
+from tests.gguf.files import F32, META, WEIGHTS, gguf
 
 DEMO = Path(edgespec.__file__).parent / "demo" / "demo.gguf"
 WORD = "a few words "
@@ -20,7 +20,11 @@ FILES = {
     "vocabulary.gguf": gguf(weights=()),
     "embedding.gguf": gguf({**META, "llama.pooling_type": 1}),
     "bert.gguf": gguf({**META, "general.architecture": "bert"}),
-    "hollow.gguf": gguf(),
+    "unlayered.gguf": gguf(),
+    "hollow.gguf": gguf(
+        {**META, "llama.block_count": 1, "llama.embedding_length": 32, "llama.attention.head_count": 1},
+        (*WEIGHTS, ("blk.0.attn_k.weight", (32, 32), F32, 4096)),
+    ),
 }
 
 
@@ -46,6 +50,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("vocabulary.gguf", 1, "holds only a vocabulary and no weights; name the model's own .gguf file"),
         ("embedding.gguf", 1, "is an embedding model (llama)"),
         ("bert.gguf", 1, "is an embedding model (bert)"),
+        ("unlayered.gguf", 1, "does not say its block count (llama.block_count is None)"),
         ("hollow.gguf", 1, "the runtime could not load hollow.gguf"),
     ],
 )
@@ -61,6 +66,7 @@ def test_a_model_that_cannot_be_used(demo: Command, files: Path, model: str, cod
         ("demo-xdraft", "another vocabulary than demo (3072 against 8192 tokens"),
         ("missing.gguf", "there is no file missing.gguf"),
         ("text.gguf", "is not a GGUF model"),
+        ("hollow.gguf", "the runtime could not load hollow.gguf"),
         ("", "no model is named"),
     ],
 )
@@ -114,7 +120,7 @@ def test_a_flag_that_cannot_be_used(fake: Command, flags: tuple[str, ...], code:
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )
 def test_a_flag_that_this_model_cannot_meet(demo: Command, flags: tuple[str, ...], code: int, says: str) -> None:
-    """Only the loaded model tells."""
+    """Only the model's own file tells, and for some of them only once it is loaded."""
     outcome = demo("run", "-p", "hi", *flags)
     assert says in sentence(outcome, code)
 

@@ -39,7 +39,15 @@ KEYS = {
         "speedup_vs_plain",
         "events",
     },
-    "memory": {"budget_bytes", "predicted", "measured"},
+    "memory": {
+        "budget_bytes",
+        "free_bytes",
+        "program_bytes",
+        "margin_bytes",
+        "predicted",
+        "runtime",
+        "measured",
+    },
 }
 
 
@@ -72,11 +80,13 @@ def test_json_is_one_object_with_every_name_of_the_contract(demo: Command) -> No
     }
     assert all(set(line) == {"line", "value", "reason"} for line in result["plan"])
     assert result["memory"]["measured"]["rss_bytes"] > 1_000_000
+    assert sum(result["memory"]["measured"]["by_device"].values()) == result["memory"]["measured"]["total_bytes"]
+    assert result["memory"]["predicted"]["total_bytes"] > 1_000_000
 
 
 def test_the_figures_of_json_agree_with_each_other(demo: Command) -> None:
     """A round emits its accepted drafts and one token more, but for a last one that was cut."""
-    result = json.loads(demo(*ASK, "--json").out)
+    result = json.loads(demo(*ASK, "--json", "--method", "model").out)
     timings, speculation = result["timings"], result["speculation"]
     n = len(result["tokens"])
     assert timings["predicted_n"] == n <= 12

@@ -133,3 +133,10 @@ def test_without_memory_for_a_process_none_is_started(monkeypatch: pytest.Monkey
     monkeypatch.setattr(supervisor, "read_once", lambda: short)
     with pytest.raises(DoesNotFit, match=r"takes 40\.0 MiB.*30\.0 MiB are free in control group /small"):
         Supervisor()
+
+
+def test_a_death_while_probing_is_a_sentence(scripted: Scripted) -> None:
+    """Weighing a model that is too large is when a process is likeliest to die. Fails when the face waits for ever, or
+    probes again and again."""
+    with pytest.raises(WorkerDied, match=r"^the model's process died while it was probed; try again, or give a small"):
+        scripted("start", signal.SIGKILL).probe(Settings())

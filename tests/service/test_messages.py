@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from edgespec import errors
+from edgespec.memory.footprint import Footprint, Item
+from edgespec.memory.report import MemoryReport, ProbeReport
 from edgespec.service.messages import (
     Cancel,
     Done,
@@ -21,6 +23,8 @@ from edgespec.service.messages import (
     Noted,
     Order,
     Pipe,
+    Probe,
+    Probed,
     Progress,
     Said,
 )
@@ -31,11 +35,15 @@ EVERY_KIND = (
     Load(1, Settings(model="demo", nodes=8), rung=2),
     Generate(2, (Message("user", "hi"), Message("assistant", "x", (7, 8))), Sampling(seed=3), 5, ("\n",), (4, 5), 1),
     Cancel(2),
+    Probe(3, Settings(model="demo", budget=1 << 33), load=True),
+    Probed(
+        3, ProbeReport((), (MemoryReport("demo", "", 1, None, 2, 3, 4, Footprint((Item("kv", "cpu", 5, "why"),))),))
+    ),
     Loaded(1, "demo", "a note", 2048, "model", (PlanLine("kv", "f16", "why"),), ("a warning",)),
     Progress(1, "loading demo", 0.5),
     Said(2, Piece("Gr\u00fc\u00dfe", (1, 2))),
     Noted(2, Notice("context", "room was made", 3)),
-    Done(2, ANSWER, 1 << 33, (Notice("context", "room was made", 3),)),
+    Done(2, ANSWER, 1 << 33, (Notice("context", "room was made", 3),), (("cpu", 1 << 20),)),
 )
 
 

@@ -37,7 +37,7 @@ def whole(events: Iterator[Happening]) -> tuple[str, Answer, int]:
     seen = list(events)
     assert isinstance(seen[-1], Done)
     shown = "".join(event.piece.text for event in seen if isinstance(event, Said))
-    return shown, seen[-1].answer, len(seen[-1].notices)
+    return shown, seen[-1].answer, sum(notice.kind == "restart" for notice in seen[-1].notices)
 
 
 def killed_at_piece(

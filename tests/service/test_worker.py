@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,7 @@ from edgespec.errors import BadSetting, ContextOverflow, EdgespecError, ModelNot
 from edgespec.service.messages import Done, Failed, Generate, Load, Noted, Pipe, Progress, Said
 from edgespec.service.supervisor import Supervisor
 from edgespec.service.worker import Worker
+from edgespec.speculation.acceptance import from_dict
 from edgespec.types import Answer, Message, Notice, Piece, Sampling, Settings
 from tests.service.conftest import Happening
 
@@ -127,6 +130,13 @@ class Noting:
 
     def __init__(self) -> None:
         self.chat, self.asked = self, {}  # type: ignore[var-annotated]
+        self.weighing, self.n_kept = self, 0
+
+    def growth(self) -> dict[str, int]:
+        return {"cpu": 11, "CUDA0": 22}
+
+    def keep(self) -> None:
+        self.n_kept += 1
 
     def stream(self, messages: object, **asked: object) -> Iterator[Piece | Notice | Answer]:
         self.asked = asked
@@ -148,6 +158,8 @@ def test_what_was_said_goes_to_the_chat_and_what_it_notes_comes_back() -> None:
     assert said == Said(7, Piece("a", (1,)))
     assert noted == Noted(7, Notice("context", "room was made", 1))
     assert isinstance(done, Done)
+    assert done.growth == (("cpu", 11), ("CUDA0", 22))
+    assert chat.n_kept == 1
 
 
 def test_the_rung_of_a_load_reaches_the_one_who_opens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,3 +195,43 @@ def test_a_bug_in_the_worker_is_a_sentence_and_no_silence(capsys: pytest.Capture
     assert "an error inside edgespec (AttributeError: " in str(failed.error)
     assert str(failed.error).endswith("please report it")
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_probe_is_told_beside_a_loaded_model_that_stays(worker: Supervisor) -> None:
+    """A face may ask in the middle of a conversation."""
+    _, first = answer(worker.generate(LONG, GREEDY, max_tokens=4))
+    said: list[Progress] = []
+    (found,) = worker.probe(Settings(model="demo-draft", method="plain"), progress=said.append).models
+    assert (found.model, found.method, found.measured) == ("demo-draft", "plain", None)
+    assert found.predicted.total_bytes > found.weight_bytes > 0
+    assert found.program_bytes > 0
+    _, again = answer(worker.generate(LONG, GREEDY, max_tokens=4))
+    assert again.tokens == first.tokens
+
+
+def test_a_probe_that_fails_is_told_and_the_next_request_is_answered(worker: Supervisor) -> None:
+    """A slip of the finger is no reason to lose a loaded model."""
+    with pytest.raises(ModelNotFound):
+        worker.probe(Settings(model="nothing-of-the-kind"))
+    assert answer(worker.generate(LONG, GREEDY, max_tokens=2))[1].tokens
+
+
+def test_an_answer_ends_with_what_its_process_grew_by(worker: Supervisor) -> None:
+    """Contexts and what passes need, at least. Fails when what is weighed is another process, or began too late."""
+    *_, done = worker.generate(LONG, GREEDY, max_tokens=4)
+    assert isinstance(done, Done)
+    growth = dict(done.growth)
+    assert 1 << 20 < growth["cpu"] < done.rss_bytes
+
+
+def test_what_an_answer_taught_is_kept_for_the_next_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Fails when every start begins with the priors, or learning waits for an end that a killed process never has."""
+    monkeypatch.setenv("EDGESPEC_DATA_DIR", str(tmp_path))
+    with Supervisor() as fresh:
+        fresh.load(Settings(model="demo", method="model", nodes=4, context=256, threads=1))
+        list(fresh.generate(LONG, GREEDY, max_tokens=24))
+        list(fresh.generate(LONG, GREEDY, max_tokens=1))  # behind which the first one's lesson is on disk
+        (file,) = tmp_path.glob("learnt-*.json")
+        fresh.kill()
+    counts = from_dict(json.loads(file.read_text())["data"])
+    assert max(counts.n_seen(greedy=True, width=width) for width in (1, 8)) > 1

@@ -1,0 +1,159 @@
+"""Opening what a plan names: which drafter may draft, and that nothing stays in memory that nobody asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from edgespec import loading
+from edgespec.backends.llama_cpp.load import LoadOptions
+from edgespec.backends.llama_cpp.model import LlamaModel
+from edgespec.errors import Cancelled, DoesNotFit, DrafterUnusable, ModelUnusable
+from edgespec.loading import Drafters, Loader, build, check_vocabulary, placed
+from edgespec.memory.configuration import DraftModel, Placement
+from edgespec.speculation.acceptance import Acceptance
+from edgespec.types import ContextSpec
+
+WORDS = (b"a", b"b", b"c", b"d")
+HERE, THERE = Placement(), Placement(3)
+SPEC = ContextSpec(64)
+
+
+def model(*pieces: bytes) -> LlamaModel:
+    return cast(LlamaModel, SimpleNamespace(n_vocab=len(pieces), pieces=lambda: pieces))
+
+
+class Weights:
+    """Weights that a file's name says all about; `alive` are those not yet freed."""
+
+    alive: list[Weights]
+
+    def __init__(self, path: Path, options: LoadOptions, on_progress: Callable[[float], bool]) -> None:
+        if path.stem == "broken":
+            raise ModelUnusable("the runtime could not load broken.gguf")
+        if not on_progress(0.5):
+            raise Cancelled("stopped while loading the model")
+        self.words = WORDS if path.stem == "good" else WORDS[:-1]
+        self.n_vocab, self.options = len(self.words), options
+        Weights.alive.append(self)
+
+    def pieces(self) -> tuple[bytes, ...]:
+        return self.words
+
+    def open(self, spec: ContextSpec) -> Any:
+        if spec.n_ctx > 64:
+            raise DoesNotFit("no room")
+        return SimpleNamespace(spec=spec)
+
+    def close(self) -> None:
+        Weights.alive.remove(self)
+
+
+@pytest.fixture
+def drafters(monkeypatch: pytest.MonkeyPatch) -> Drafters:
+    monkeypatch.setattr(loading, "LlamaModel", Weights)
+    Weights.alive = []
+    sources = {name: cast(Any, SimpleNamespace(path=Path(f"{name}.gguf"))) for name in ("good", "other", "broken")}
+    loader = Loader(LoadOptions(extra_buffers=False), lambda _what, _done: None, lambda: False)
+    return Drafters(loader, sources, model(*WORDS), "target")
+
+
+# --- vocabularies
+
+
+def test_a_drafter_of_the_same_words_may_draft() -> None:
+    """Fails when models of one family are taken for strangers."""
+    check_vocabulary("small", model(*WORDS), model(*WORDS), "large")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (WORDS[:3], r"\(3 against 4 tokens, 3 of them alike\)"),
+        ((b"a", b"b", b"d", b"c"), r"\(4 against 4 tokens, 2 of them alike\)"),
+    ],
+    ids=["fewer", "others"],
+)
+def test_a_drafter_of_other_words_may_not(words: tuple[bytes, ...], says: str) -> None:
+    """As many words are not the same ones: fails when ids are passed on that mean something else to the target."""
+    with pytest.raises(DrafterUnusable, match=f"small has another vocabulary than large {says}; use a drafter of"):
+        check_vocabulary("small", model(*words), model(*WORDS), "large")
+
+
+# --- weights of drafters
+
+
+def test_weights_are_loaded_once_a_place(drafters: Drafters) -> None:
+    """A ladder asks for them at every step. Fails when a second copy is read, or a place is mistaken for another."""
+    first = drafters.get("good", HERE)
+    assert drafters.get("good", HERE) is first
+    assert drafters.get("good", THERE) is not first
+    assert [w.options.n_gpu_layers for w in Weights.alive] == [0, 3]
+    assert not any(w.options.extra_buffers for w in Weights.alive)
+
+
+def test_a_release_frees_these_weights_and_they_can_come_back(drafters: Drafters) -> None:
+    """Fails when a step down the ladder frees nothing, or frees what another place still uses."""
+    here, there = drafters.get("good", HERE), drafters.get("good", THERE)
+    drafters.release(DraftModel("good", SPEC, HERE))
+    assert Weights.alive == [there]
+    drafters.release(DraftModel("good", SPEC, HERE))
+    assert drafters.get("good", HERE) is not here
+    assert len(Weights.alive) == 2
+
+
+def test_close_frees_every_drafter_and_may_be_repeated(drafters: Drafters) -> None:
+    """Fails when a refusal leaves weights behind, or a plan without a drafter keeps those that were tried."""
+    drafters.get("good", HERE)
+    drafters.get("good", THERE)
+    drafters.close()
+    drafters.close()
+    assert Weights.alive == []
+
+
+def test_a_drafter_that_cannot_draft_leaves_nothing_in_memory(drafters: Drafters) -> None:
+    """Fails when what was passed over stays loaded, or a broken file is another kind of error than other words."""
+    with pytest.raises(DrafterUnusable, match="other has another vocabulary than target"):
+        drafters.get("other", HERE)
+    with pytest.raises(DrafterUnusable, match="could not load broken"):
+        drafters.get("broken", HERE)
+    assert (Weights.alive, drafters.models) == ([], {})
+
+
+def test_a_context_that_a_drafter_cannot_have_makes_it_unusable(drafters: Drafters) -> None:
+    """The ladder goes on without it. Fails when the user's whole request ends there, or a cancel is taken for it."""
+    steps = build(cast(LlamaModel, Weights(Path("good.gguf"), LoadOptions(), lambda _: True)), drafters, Acceptance())
+    assert steps.draft(DraftModel("good", SPEC)).spec == SPEC
+    with pytest.raises(DrafterUnusable, match="no room"):
+        steps.draft(DraftModel("good", ContextSpec(65)))
+    with pytest.raises(DoesNotFit):
+        steps.target(ContextSpec(65))
+    stopped = Loader(LoadOptions(), lambda _what, _done: None, lambda: True)
+    with pytest.raises(Cancelled):
+        build(model(*WORDS), Drafters(stopped, {}, model(*WORDS), "", drafters.models), Acceptance()).draft(
+            DraftModel("good", SPEC)
+        )
+
+
+def test_a_stack_frees_what_it_was_given(drafters: Drafters) -> None:
+    """Fails when a cancel in mid-load, or an error after it, keeps a model."""
+    with ExitStack() as stack:
+        drafters.loader.model(Path("good.gguf"), HERE, stack)
+        assert len(Weights.alive) == 1
+    assert Weights.alive == []
+    asked = iter([False, True])
+    stopped = Loader(LoadOptions(), lambda _what, _done: None, lambda: next(asked))
+    with ExitStack() as stack, pytest.raises(Cancelled):
+        stopped.model(Path("good.gguf"), HERE, stack)
+    assert Weights.alive == []
+
+
+def test_a_placement_changes_where_weights_lie_and_nothing_else() -> None:
+    """Fails when the self-test's findings get lost for a model on a device."""
+    found = placed(LoadOptions(extra_buffers=False, exact_holds=False), Placement(5, (1.0, 0.0), True))
+    assert found == LoadOptions(False, False, n_gpu_layers=5, tensor_split=(1.0, 0.0), experts_on_cpu=True)

@@ -1,0 +1,230 @@
+"""From what was asked of a model to its plan: what is forced, remembered and watched. Nothing is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgespec import explain
+from edgespec.backends.llama_cpp.selftest import HostFacts
+from edgespec.errors import BadSetting, DoesNotFit, DrafterUnusable
+from edgespec.gguf.shape import Shape, read_shape
+from edgespec.memory.sizes import GIB, MIB
+from edgespec.planning import Planner, insists
+from edgespec.speculation.acceptance import Acceptance
+from edgespec.speculation.cost import Curve
+from edgespec.store import calibration, learnt
+from edgespec.store.registry import Entry, resolve
+from edgespec.types import Choice, ContextSpec, Settings, Step
+
+FACTS = HostFacts(extra_buffers=True, exact=True, row_depends_on_width=True)
+WIDTHS = (1, 2, 4, 8, 16)
+FLAT, CHEAP, STEEP = (Curve(64, WIDTHS, ms) for ms in ((100.0,) * 5, (1.0,) * 5, (100.0, 200.0, 400.0, 800.0, 1600.0)))
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine that knows nothing about itself, and a process that weighs nothing."""
+    monkeypatch.setenv("EDGESPEC_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("EDGESPEC_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr("edgespec.memory.measure.pss", lambda _=None: 0)
+
+
+def planner(asked: Settings | None = None, drafts: Sequence[str] = ("demo-draft",), exact: bool = True) -> Planner:
+    entry = replace(resolve("demo"), drafts=tuple(drafts))
+    return Planner(asked or Settings(), entry, replace(FACTS, exact=exact))
+
+
+def remember(target: Curve, draft: Curve = CHEAP) -> None:
+    """As an earlier run left it."""
+    one = planner()
+    assert one.draft is not None
+    calibration.save(one.curve_key(one.target), target.to_dict())
+    calibration.save(one.curve_key(one.draft), draft.to_dict())
+
+
+def taught(ranks: tuple[int, ...], n: int = 800) -> Acceptance:
+    """After so many sampled rounds of trees and chains, whose walks took these children."""
+    found = Acceptance()
+    for width in (1, 8):
+        for _ in range(n):
+            choice = Choice("model", 4, 3, width)
+            found.observe(Step((0,), choice, 3, 0, 1.0, 1.0, 0.0, ranks=ranks, greedy=False))
+    return found
+
+
+# --- what is forced plain, and why
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        (Settings(method="plain"), "asked for"),
+        (Settings(draft="none"), "asked for"),
+        (Settings(nodes=1), "--nodes 1 leaves no room for a draft"),
+    ],
+    ids=["method", "draft", "nodes"],
+)
+def test_what_the_user_rules_out_is_neither_read_nor_planned(asked: Settings, why: str) -> None:
+    """Fails when a drafter's file is looked for in vain, or its bytes count."""
+    one = planner(asked, drafts=["missing.gguf"])
+    assert (one.why_plain, one.draft) == (why, None)
+    made = one.plan()
+    assert (made.method, made.configuration.draft) == ("plain", None)
+    assert not made.footprint.of("draft weights")
+
+
+def test_exact_is_plain_where_rows_depend_on_their_pass() -> None:
+    """The self-test knows. Fails when drafts break what --exact promises."""
+    asked = Settings(exact=True, method="model")
+    assert planner(asked, exact=False).why_plain == explain.NOT_EXACT
+    assert planner(asked, exact=False).plan().method == "plain"
+    assert planner(asked).plan().method == "model"
+
+
+def test_a_recurrent_target_is_plain_and_a_recurrent_drafter_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither can drop what was rejected; a drafter that was only listed is passed over. Fails when the wrong one of
+    them decides."""
+    width = read_shape(resolve("demo-draft").path).n_embd
+    monkeypatch.setattr(Shape, "recurrent", property(lambda shape: shape.n_embd == width))
+    assert planner().why_plain.startswith("demo-draft was passed over: demo-draft has a recurrent state")
+    with pytest.raises(DrafterUnusable, match="recurrent state"):
+        planner(Settings(method="model"))
+    monkeypatch.setattr(Shape, "recurrent", property(lambda shape: shape.n_embd != width))
+    assert planner().why_plain == "this model's recurrent state cannot drop rejected tokens"
+
+
+# --- drafters that were insisted on
+
+
+@pytest.mark.parametrize(
+    ("asked", "does"),
+    [
+        (Settings(), False),
+        (Settings(method="plain"), False),
+        (Settings(draft="none"), False),
+        (Settings(method="model"), True),
+        (Settings(draft="demo-draft"), True),
+    ],
+)
+def test_who_names_a_source_of_drafts_insists(asked: Settings, does: bool) -> None:
+    """The difference between an error and a remark."""
+    assert insists(asked) == does
+
+
+def test_a_drafter_that_is_missing_is_an_error_to_who_insists_and_a_remark_to_others() -> None:
+    """Fails when a choice of the user's has no effect and nobody says so, or a list's entry ends the program."""
+    with pytest.raises(DrafterUnusable, match=r"there is no file missing\.gguf"):
+        planner(Settings(draft="missing.gguf"))
+    with pytest.raises(DrafterUnusable, match="no drafter is known for demo; name one with -d"):
+        planner(Settings(method="model"), drafts=[])
+    with pytest.raises(BadSetting, match="--nodes 1 leaves no room for a draft; use 2 or more"):
+        planner(Settings(draft="demo-draft", nodes=1))
+    assert planner(drafts=["missing.gguf"]).why_plain.startswith("missing.gguf was passed over: there is no file")
+    assert planner(drafts=[]).why_plain == "no drafter is known for this model; name one with -d"
+
+
+def test_who_insists_gets_a_draft_where_it_does_not_pay() -> None:
+    """Only auto may choose plain. Fails when a measurement outvotes the user."""
+    remember(STEEP)
+    assert planner().plan().method == "plain"
+    made = planner(Settings(method="model", nodes=4)).plan()
+    assert (made.method, made.configuration.choice.rows) == ("model", 4)
+
+
+def test_without_a_draft_nothing_drafts_from_then_on() -> None:
+    """A drafter may prove unusable once it is loaded. Fails when its bytes or its method stay in the plan."""
+    one = planner()
+    one.without_draft("it was passed over")
+    made = one.plan(Settings(method="model"))
+    assert (one.draft, one.why_plain, made.method) == (None, "it was passed over", "plain")
+    assert not made.footprint.of("draft weights")
+
+
+# --- what earlier runs measured and taught
+
+
+def test_remembered_times_of_passes_decide() -> None:
+    """Of the same model, build and machine. Fails when every start measures anew, or measures for nothing."""
+    assert planner().known.curve is None
+    remember(FLAT)
+    one = planner()
+    assert (one.known.curve, one.known.draft_curve) == (FLAT, CHEAP)
+    made = one.plan()
+    assert made.method == "model"
+    assert made.configuration.choice.rows in WIDTHS
+    assert made.speedup > 2
+    remember(STEEP)
+    assert planner().plan().method == "plain"
+    assert planner(Settings(kv="q8_0")).known.curve is None
+
+
+def test_a_measurement_of_this_start_replaces_what_was_remembered() -> None:
+    """Fails when the plan after timing is the plan of before."""
+    one = planner()
+    one.timed(STEEP, CHEAP)
+    assert one.plan().method == "plain"
+    one.timed(FLAT, None)
+    assert (one.plan().method, one.known.draft_curve) == ("model", CHEAP)
+
+
+def test_learnt_acceptance_decides() -> None:
+    """Fails when what the user's own conversations taught is saved and never read, or read for another pair."""
+    remember(FLAT, draft=Curve(64, WIDTHS, (20.0,) * 5))
+    key = planner().learnt_key()
+    assert learnt.save(key, taught((0, 0, 0)).to_dict()) is None
+    good = planner().plan()
+    assert learnt.save(key, taught((-1,)).to_dict()) is None
+    bad = planner().plan()
+    assert (good.method, bad.method) == ("model", "plain")
+    assert good.tokens_per_pass > 2.5
+    assert planner(Settings(draft="demo-xdraft")).known.acceptance.n_seen(greedy=False) == 0
+
+
+def test_what_answers_taught_is_there_for_the_next_start() -> None:
+    """Fails when the counts that rounds go into are not the ones that are saved."""
+    one = planner()
+    one.known.acceptance.observe(Step((0,), Choice("model", 4, 3, 1), 3, 1, 1.0, 1.0, 0.0, ranks=(0,), greedy=False))
+    assert one.save_learnt() is None
+    assert planner().known.acceptance.n_seen(greedy=False, width=1) == 1
+    assert planner(Settings(method="plain")).save_learnt() is None
+
+
+def test_what_cannot_be_kept_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A full disk is no reason to lose the answer; silence would be found out months later."""
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("EDGESPEC_DATA_DIR", str(tmp_path / "file"))
+    assert "was not kept" in (planner().save_learnt() or "")
+
+
+# --- room
+
+
+@pytest.mark.parametrize(("budget", "low", "high"), [(2 * GIB, 21_474_836, 42_949_672), (100 * MIB, 8 * MIB, 16 * MIB)])
+def test_the_watch_steps_down_at_a_hundredth_and_up_at_twice_that(budget: int, low: int, high: int) -> None:
+    """Of the budget, 8 MiB at least: marks at one height would step up and down for ever. Fails when a small budget is
+    never short, or the marks follow what is free elsewhere."""
+    marks = planner(Settings(budget=budget)).watch().marks
+    assert (marks.low_bytes, marks.high_bytes) == (low, high)
+
+
+def test_passes_are_timed_only_where_there_is_room_beside_both_models() -> None:
+    """Fails when measuring, which is worth seconds, takes the machine beyond its budget."""
+    one = planner(Settings(budget=200 * MIB))
+    assert one.affords(ContextSpec(512))
+    assert not one.affords(ContextSpec(512, max_nodes=500, n_slots=16))
+
+
+def test_what_runs_beside_counts() -> None:
+    """The face and the worker share the budget. Fails when a plan fits only an empty machine."""
+    alone = planner(Settings(budget=60 * MIB)).plan()
+    entry = Entry("demo", resolve("demo").path)
+    beside = Planner(Settings(budget=60 * MIB), entry, FACTS, beside_bytes=15 * MIB)
+    assert beside.plan().footprint.of("program") == 15 * MIB
+    assert beside.plan().footprint.total_bytes <= 60 * MIB
+    assert alone.footprint.of("program") == 0
+    with pytest.raises(DoesNotFit):
+        Planner(Settings(budget=60 * MIB), entry, FACTS, beside_bytes=45 * MIB).plan()
