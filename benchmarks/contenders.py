@@ -17,7 +17,8 @@ from server import Server
 
 from edgespec.assemble import open_workbench
 from edgespec.bench.methods import parse_methods
-from edgespec.types import Sampling, Settings, Step
+from edgespec.settings import Settings
+from edgespec.types import Sampling, Step
 from edgespec.workbench import Workbench
 
 N_CTX = 2048

@@ -29,7 +29,8 @@ from edgespec.bench.questions import read_questions
 from edgespec.planning import LOW_BYTES
 from edgespec.service.messages import Done, Loaded, Noted, Said
 from edgespec.service.supervisor import COMMAND, Supervisor
-from edgespec.types import Answer, Message, Notice, Sampling, Settings
+from edgespec.settings import Settings
+from edgespec.types import Answer, Message, Notice, Sampling
 
 SETTINGS = Settings(model="demo", method="model", exact=True, kv="q8_0")
 SAMPLING = Sampling(temperature=0.8, seed=1)

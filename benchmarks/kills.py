@@ -23,7 +23,8 @@ from prompts import DATA
 from edgespec.bench.questions import Question, read_questions, spread
 from edgespec.service.messages import Done, Loaded, Noted, Said
 from edgespec.service.supervisor import Supervisor
-from edgespec.types import Answer, Message, Notice, Sampling, Settings
+from edgespec.settings import Settings
+from edgespec.types import Answer, Message, Notice, Sampling
 
 SETTINGS = Settings(model="demo", method="model", exact=True, kv="q8_0", context=1024)
 TEMPERATURES = (0.0, 0.8)

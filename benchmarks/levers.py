@@ -33,7 +33,8 @@ from edgespec.backends.llama_cpp.dimensions import dimensions
 from edgespec.backends.llama_cpp.load import LoadOptions, model_params
 from edgespec.bench.methods import parse_methods
 from edgespec.memory.configuration import Configuration, as_opened
-from edgespec.types import ContextSpec, Sampling, Settings, Step
+from edgespec.settings import Settings
+from edgespec.types import ContextSpec, Sampling, Step
 
 MODELS = ROOT / ".cache" / "models"
 CAPACITY, TREE = 8192, 64

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgespec.assistant import Assistant
-    from edgespec.types import Settings
+    from edgespec.settings import Settings
 
 __version__ = "0.1.0"
 
@@ -20,7 +20,7 @@ def open(model: str | None = None, settings: Settings | None = None) -> Assistan
     from dataclasses import replace
 
     from edgespec.assemble import open_assistant
-    from edgespec.types import Settings
+    from edgespec.settings import Settings
 
     asked = settings or Settings()
     return open_assistant(asked if model is None else replace(asked, model=model))

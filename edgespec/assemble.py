@@ -26,11 +26,12 @@ from edgespec.memory.methods import target_spec
 from edgespec.memory.plan import Plan
 from edgespec.memory.pressure import read_once
 from edgespec.planning import Planner, insists
+from edgespec.settings import Settings
 from edgespec.speculation.cost import Curve
 from edgespec.speculation.drafters.model import ModelDrafter
 from edgespec.store import calibration, paths
 from edgespec.store.registry import Entry, resolve
-from edgespec.types import Choice, ContextSpec, Settings
+from edgespec.types import Choice, ContextSpec
 from edgespec.workbench import Workbench
 
 DEFAULT_MODEL = "demo"

@@ -12,7 +12,8 @@ import psutil
 
 from edgespec.backends.llama_cpp import runtime
 from edgespec.backends.llama_cpp.selftest import HostFacts
-from edgespec.types import PlanLine, Settings
+from edgespec.settings import Settings
+from edgespec.types import PlanLine
 
 EXACT = "self-test: rows are the same at every width here"
 NOT_EXACT = "self-test: rows depend on the width of a pass here, so decoding is plain"

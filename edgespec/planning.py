@@ -20,11 +20,12 @@ from edgespec.memory.pressure import Gauge, Marks, Watch
 from edgespec.memory.report import MemoryReport
 from edgespec.memory.sizes import MIB
 from edgespec.memory.survey import Forecast, Known, Machine, Source
+from edgespec.settings import Settings
 from edgespec.speculation.acceptance import Acceptance, from_dict
 from edgespec.speculation.cost import Curve
 from edgespec.store import learnt
 from edgespec.store.registry import Entry, resolve
-from edgespec.types import ContextSpec, Settings
+from edgespec.types import ContextSpec
 
 # Less free than this share of what there was is a step down the ladder; so much must stay free behind a step up.
 LOW_SHARE, LOW_BYTES, HIGH = 0.01, 8 * MIB, 2

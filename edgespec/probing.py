@@ -28,9 +28,10 @@ from edgespec.memory.pressure import Gauge
 from edgespec.memory.reasons import described
 from edgespec.memory.report import Alternative, DeviceReport, MeasuredReport, MemoryReport, ProbeReport
 from edgespec.planning import Planner
+from edgespec.settings import Settings
 from edgespec.speculation.tree import chain
 from edgespec.store import registry
-from edgespec.types import ContextSpec, Settings, Span
+from edgespec.types import ContextSpec, Span
 
 # How long a context may be filled with text before the pass that is weighed.
 FILL_S = 8.0

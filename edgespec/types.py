@@ -22,8 +22,6 @@ Floats: TypeAlias = "NDArray[np.float32]"
 FinishReason = Literal["stop", "length", "cancelled"]
 
 KV_TYPES = ("f16", "q8_0", "q4_0")
-METHODS = ("auto", "plain", "model")
-SHAPES = ("auto", "chain", "tree")
 MAX_NODES = 512
 
 
@@ -272,57 +270,6 @@ class Prefill:
     n_prompt: int
     n_cached: int
     ms: float
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the user asked of a model to be loaded; None means the plan decides. Raises BadSetting.
-
-    draft   a name, a path, "none", or None
-    budget  bytes edgespec may take on all devices together; None: what is free, less a margin
-    """
-
-    model: str | None = None
-    draft: str | None = None
-    method: str = "auto"
-    shape: str = "auto"
-    nodes: int | None = None
-    depth: int | None = None
-    context: int | None = None
-    kv: str | None = None
-    exact: bool = False
-    threads: int | None = None
-    budget: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, value, known in (
-            ("method", self.method, METHODS),
-            ("shape", self.shape, SHAPES),
-            ("kv", self.kv_type, KV_TYPES),
-        ):
-            if value not in known:
-                raise BadSetting(f"--{name} {value} is unknown; use one of {', '.join(known)}")
-        for name, number, high in (
-            ("nodes", self.nodes, MAX_NODES),
-            ("depth", self.depth, MAX_NODES),
-            ("context", self.context, 2**24),
-            ("threads", self.threads, 1024),
-            ("budget", self.budget, 2**63 - 1),
-        ):
-            if number is not None and not 1 <= number <= high:
-                raise BadSetting(f"--{name} is {number} but must be between 1 and {high}")
-        self._check_words()
-
-    @property
-    def kv_type(self) -> str:
-        """Of the cache, unless nothing but a smaller one fits: a type that was named is never changed."""
-        return self.kv or KV_TYPES[0]
-
-    def _check_words(self) -> None:
-        if self.method == "plain" and self.draft not in (None, "none"):
-            raise BadSetting(f"--method plain uses no drafter, but -d {self.draft} names one; leave one of them out")
-        if self.method == "model" and self.draft == "none":
-            raise BadSetting("--method model needs a drafter, but -d none forbids one; leave one of them out")
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from edgespec.assistant import Assistant
 from edgespec.backends.base import Context, Model
 from edgespec.engine import calibrate
 from edgespec.errors import BadSetting, DoesNotFit
+from edgespec.settings import Settings
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.cost import Curve, from_dict
 from edgespec.speculation.drafters.base import Drafter
 from edgespec.store import calibration
-from edgespec.types import Choice, ContextSpec, Settings
+from edgespec.types import Choice, ContextSpec
 
 # Room for the widths of a curve behind its greatest depth, and rows where that many do not fit.
 _CURVE_CONTEXT, _CURVE_ROWS = 2048, (256, 32)

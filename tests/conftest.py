@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgespec.service.supervisor import Supervisor
-from edgespec.types import Settings
+from edgespec.settings import Settings
 
 for name in [name for name in os.environ if name.startswith("EDGESPEC_")]:
     del os.environ[name]

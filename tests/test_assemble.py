@@ -19,9 +19,10 @@ from edgespec.backends.llama_cpp.selftest import HostFacts
 from edgespec.errors import BadSetting, Cancelled, DrafterUnusable, ModelNotFound
 from edgespec.memory import survey
 from edgespec.planning import Planner
+from edgespec.settings import Settings
 from edgespec.speculation.cost import Curve
 from edgespec.store.registry import Entry, resolve
-from edgespec.types import Message, PlanLine, Sampling, Settings
+from edgespec.types import Message, PlanLine, Sampling
 
 HI = [{"role": "user", "content": "hi"}]
 GREEDY = Sampling(temperature=0)

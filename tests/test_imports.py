@@ -24,6 +24,7 @@ LAYERS = (
     ("memory",),
     ("speculation", "store"),
     ("backends", "gguf"),
+    ("settings",),
     ("types",),
     ("errors",),
 )

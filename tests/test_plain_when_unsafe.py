@@ -8,8 +8,8 @@ from edgespec import assemble
 from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.errors import DrafterUnusable
 from edgespec.gguf.shape import Shape, read_shape
+from edgespec.settings import Settings
 from edgespec.store.registry import resolve
-from edgespec.types import Settings
 
 SMALL = {"context": 128, "threads": 1}
 

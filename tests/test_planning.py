@@ -14,11 +14,12 @@ from edgespec.errors import BadSetting, DoesNotFit, DrafterUnusable
 from edgespec.gguf.shape import Shape, read_shape
 from edgespec.memory.sizes import GIB, MIB
 from edgespec.planning import Planner, insists
+from edgespec.settings import Settings
 from edgespec.speculation.acceptance import Acceptance
 from edgespec.speculation.cost import Curve
 from edgespec.store import calibration, learnt
 from edgespec.store.registry import Entry, resolve
-from edgespec.types import Choice, ContextSpec, Settings, Step
+from edgespec.types import Choice, ContextSpec, Step
 
 FACTS = HostFacts(extra_buffers=True, exact=True, row_depends_on_width=True)
 WIDTHS = (1, 2, 4, 8, 16)

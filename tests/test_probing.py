@@ -12,9 +12,9 @@ from edgespec.errors import Cancelled, ModelNotFound
 from edgespec.memory.sizes import MIB
 from edgespec.probing import probe
 from edgespec.service.supervisor import Supervisor
+from edgespec.settings import Settings
 from edgespec.store import registry
 from edgespec.store.registry import resolve
-from edgespec.types import Settings
 
 
 def silent(_what: str, _done: float) -> None:

@@ -10,9 +10,10 @@ import pytest
 from edgespec.assemble import open_workbench
 from edgespec.bench.methods import parse_methods
 from edgespec.engine import calibrate
+from edgespec.settings import Settings
 from edgespec.speculation.cost import Curve
 from edgespec.store import calibration
-from edgespec.types import PLAIN, Choice, Sampling, Settings, Step
+from edgespec.types import PLAIN, Choice, Sampling, Step
 from edgespec.workbench import Workbench
 
 BASE = Settings(model="demo", context=512, threads=1)

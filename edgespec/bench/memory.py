@@ -19,7 +19,8 @@ from edgespec.errors import Cancelled
 from edgespec.memory.measure import pss
 from edgespec.service.messages import Progress
 from edgespec.service.supervisor import Supervisor
-from edgespec.types import Message, Sampling, Settings
+from edgespec.settings import Settings
+from edgespec.types import Message, Sampling
 
 EVERY_S = 0.02
 

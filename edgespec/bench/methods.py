@@ -6,7 +6,7 @@ import difflib
 from dataclasses import replace
 
 from edgespec.errors import BadSetting
-from edgespec.types import METHODS, SHAPES, Settings
+from edgespec.settings import METHODS, SHAPES, Settings
 
 DEFAULT = "plain,chain,tree"
 _ALONE = {shape: ("model", shape) for shape in SHAPES if shape != "auto"}

@@ -20,8 +20,9 @@ from edgespec.bench.measure import Cut, Event, Failure, Sample, Text, measure, n
 from edgespec.bench.memory import measure_memory
 from edgespec.bench.questions import Question
 from edgespec.errors import Cancelled, EdgespecError
+from edgespec.settings import Settings
 from edgespec.speculation.cost import Curve
-from edgespec.types import Message, Sampling, Settings
+from edgespec.types import Message, Sampling
 from edgespec.workbench import Workbench
 
 Report = Callable[[str, float], None]

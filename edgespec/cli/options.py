@@ -13,7 +13,8 @@ import typer
 
 from edgespec.errors import BadSetting
 from edgespec.memory import sizes
-from edgespec.types import Sampling, Settings
+from edgespec.settings import Settings
+from edgespec.types import Sampling
 
 _MODEL, _ANSWER = "Model and speculation", "Answer"
 

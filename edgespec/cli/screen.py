@@ -12,7 +12,8 @@ from types import FrameType
 from edgespec.errors import Cancelled
 from edgespec.service.messages import Done, Loaded, Noted, Progress
 from edgespec.service.supervisor import Nudged, Supervisor
-from edgespec.types import Message, Notice, Sampling, Settings
+from edgespec.settings import Settings
+from edgespec.types import Message, Notice, Sampling
 
 # Control characters could drive the terminal: only line breaks and tabs pass.
 _CONTROLS = {c: "\ufffd" for c in (*range(32), *range(127, 160)) if chr(c) not in "\n\t"}

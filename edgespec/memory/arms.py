@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from edgespec.memory.configuration import Placement
 from edgespec.memory.methods import Method
+from edgespec.settings import Settings
 from edgespec.speculation.cost import Curve
 from edgespec.speculation.policies import N_BEAMS
 from edgespec.speculation.shapes import Trees, best_trees
-from edgespec.types import MAX_NODES, PLAIN, Choice, Settings
+from edgespec.types import MAX_NODES, PLAIN, Choice
 
 # Rows that are tried where the user named none: every width up to 8, then landings of kernels that work on 4 rows at a
 # time (docs/design.md section 8), up to where no curve here paid.

@@ -9,7 +9,8 @@ from edgespec.memory.configuration import Configuration, Placement
 from edgespec.memory.footprint import CPU, Footprint
 from edgespec.memory.methods import Method
 from edgespec.memory.times import UNMEASURED, Machine, ModelTimes
-from edgespec.types import KV_TYPES, Settings
+from edgespec.settings import Settings
+from edgespec.types import KV_TYPES
 
 MAX_DEFAULT_CONTEXT = 4096
 # Shorter contexts that are tried where the user asked for none: useful ones for the sake of a drafter, the others only

@@ -29,10 +29,11 @@ from edgespec.memory.pressure import read_once
 from edgespec.memory.problem import Problem, Room
 from edgespec.memory.sizes import MIB, shown
 from edgespec.memory.times import Measured, Mixture, ModelTimes, Where
+from edgespec.settings import Settings
 from edgespec.speculation.acceptance import Acceptance
 from edgespec.speculation.cost import Curve, from_dict
 from edgespec.store import calibration
-from edgespec.types import ContextSpec, Settings
+from edgespec.types import ContextSpec
 
 # What is left alone of free memory: other programs move too (pillars: max(64 MB, 5 %)).
 MARGIN_BYTES, MARGIN_SHARE = 64 * MIB, 0.05

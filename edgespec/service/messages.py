@@ -10,7 +10,8 @@ from typing import BinaryIO
 
 from edgespec.errors import EdgespecError
 from edgespec.memory.report import MemoryReport, ProbeReport
-from edgespec.types import Answer, Message, Notice, Piece, PlanLine, Sampling, Settings
+from edgespec.settings import Settings
+from edgespec.types import Answer, Message, Notice, Piece, PlanLine, Sampling
 
 _LENGTH = struct.Struct("<I")
 

@@ -32,7 +32,8 @@ from edgespec.service.messages import (
     Said,
 )
 from edgespec.service.replay import Record
-from edgespec.types import Message, Notice, Sampling, Settings
+from edgespec.settings import Settings
+from edgespec.types import Message, Notice, Sampling
 
 COMMAND = (sys.executable, "-m", "edgespec.service.worker")
 MOST_DEATHS = 3

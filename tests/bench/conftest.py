@@ -12,9 +12,10 @@ from edgespec.backends.fake import FakeModel
 from edgespec.engine.clock import TimedContext
 from edgespec.engine.loop import Engine
 from edgespec.engine.setup import Setup
+from edgespec.settings import Settings
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters.model import ModelDrafter
-from edgespec.types import PLAIN, Choice, ContextSpec, Message, Settings
+from edgespec.types import PLAIN, Choice, ContextSpec, Message
 from edgespec.workbench import Workbench
 
 MODEL = FakeModel(n_vocab=200, seed=3, end_ids=frozenset())

@@ -6,7 +6,7 @@ import pytest
 
 from edgespec.bench.methods import parse_methods
 from edgespec.errors import BadSetting
-from edgespec.types import Settings
+from edgespec.settings import Settings
 
 BASE = Settings(model="m", draft="d", nodes=7, threads=2)
 

@@ -8,7 +8,8 @@ from edgespec.bench import run
 from edgespec.bench.measure import Cut, Failure, Sample
 from edgespec.bench.methods import parse_methods
 from edgespec.bench.questions import Question
-from edgespec.types import Sampling, Settings
+from edgespec.settings import Settings
+from edgespec.types import Sampling
 
 ASKED = run.Asked(
     parse_methods("chain", Settings()), [Question("q", "a", ("x",))], "f.jsonl", Sampling(), 32, n_repeats=1

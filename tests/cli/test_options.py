@@ -11,7 +11,8 @@ from edgespec.cli.bench import bench
 from edgespec.cli.chat import chat
 from edgespec.cli.run import run
 from edgespec.errors import BadSetting
-from edgespec.types import Sampling, Settings
+from edgespec.settings import Settings
+from edgespec.types import Sampling
 
 CALLS: list[tuple[o.Loading, o.Answering, str]] = []
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from edgespec.assemble import open_assistant
-from edgespec.types import Sampling, Settings
+from edgespec.settings import Settings
+from edgespec.types import Sampling
 
 
 @pytest.mark.parametrize(("shape", "nodes"), [("chain", 8), ("tree", 8), ("tree", 24)])

@@ -6,7 +6,7 @@ import pytest
 
 from edgespec.memory.plan import Plan, plan
 from edgespec.memory.sizes import MIB
-from edgespec.types import Settings
+from edgespec.settings import Settings
 from tests.memory.world import World
 
 GPU, GPUS, EXPERTS = World(("CUDA0",)), World(("CUDA0", "CUDA1")), World(("CUDA0",), experts=80)

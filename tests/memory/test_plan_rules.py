@@ -19,8 +19,9 @@ from edgespec.memory.methods import Method, Variant
 from edgespec.memory.plan import Plan, plan
 from edgespec.memory.sizes import MIB
 from edgespec.memory.times import Measured, Where
+from edgespec.settings import Settings
 from edgespec.speculation.cost import Curve
-from edgespec.types import PLAIN, Settings
+from edgespec.types import PLAIN
 from tests.memory.world import World
 
 WORLD = World()

@@ -18,8 +18,9 @@ from edgespec.memory.problem import Problem, Room
 from edgespec.memory.search import N_UBATCH, PROMPT_SHARE, SLOWER_ON_CPU, SLOWER_ON_GPU
 from edgespec.memory.sizes import MIB
 from edgespec.memory.times import Where, pass_ms
+from edgespec.settings import Settings
 from edgespec.speculation.shapes import best_trees
-from edgespec.types import PLAIN, Choice, ContextSpec, Settings
+from edgespec.types import PLAIN, Choice, ContextSpec
 from tests.memory.world import World
 
 HOST, GPU, GPUS = World(), World(("CUDA0",)), World(("CUDA0", "CUDA1"))

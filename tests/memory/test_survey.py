@@ -20,7 +20,8 @@ from edgespec.memory.pressure import Reading
 from edgespec.memory.problem import Room
 from edgespec.memory.sizes import GIB, MIB
 from edgespec.memory.survey import Forecast, Known, Machine, Source, less_margin, look, problem, read_source
-from edgespec.types import Choice, ContextSpec, Settings
+from edgespec.settings import Settings
+from edgespec.types import Choice, ContextSpec
 
 DEMO = Path(edgespec.__file__).parent / "demo"
 HOST = Host(program_bytes=30 * MIB, margin_bytes=8 * MIB)

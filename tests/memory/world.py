@@ -11,8 +11,9 @@ from edgespec.memory.methods import Method, from_model
 from edgespec.memory.problem import Problem, Room
 from edgespec.memory.sizes import GIB, KIB, MIB
 from edgespec.memory.times import Mixture, ModelTimes
+from edgespec.settings import Settings
 from edgespec.speculation.acceptance import Acceptance
-from edgespec.types import ContextSpec, Settings
+from edgespec.types import ContextSpec
 
 KV_SHARE = {"f16": 32, "q8_0": 17, "q4_0": 9}  # of 32
 

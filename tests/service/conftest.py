@@ -11,7 +11,8 @@ import pytest
 
 from edgespec.service.messages import Done, Noted, Progress, Said
 from edgespec.service.supervisor import MOST_DEATHS, Nudged, Supervisor
-from edgespec.types import Message, Sampling, Settings
+from edgespec.settings import Settings
+from edgespec.types import Message, Sampling
 
 Scripted = Callable[..., Supervisor]
 Happening = Progress | Said | Noted | Nudged | Done

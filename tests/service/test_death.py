@@ -14,7 +14,7 @@ from edgespec.service import child as module
 from edgespec.service import supervisor
 from edgespec.service.messages import Done, Said
 from edgespec.service.supervisor import Supervisor
-from edgespec.types import Settings
+from edgespec.settings import Settings
 from tests.service.conftest import Scripted, ask, loaded
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")

@@ -28,7 +28,8 @@ from edgespec.service.messages import (
     Progress,
     Said,
 )
-from edgespec.types import Answer, Message, Notice, Piece, PlanLine, Sampling, Settings
+from edgespec.settings import Settings
+from edgespec.types import Answer, Message, Notice, Piece, PlanLine, Sampling
 
 ANSWER = Answer("Grüße 你好 🎉", (1, 2), "stop", "model", 3, 4, 1.5, 2.5, 6, 1, 2, 1.0, 1.0, 0.5)
 EVERY_KIND = (

@@ -10,7 +10,7 @@ import pytest
 from edgespec.errors import ContextOverflow, WorkerDied
 from edgespec.service.messages import Done, Noted, Progress, Said
 from edgespec.service.supervisor import Nudged, Supervisor
-from edgespec.types import Settings
+from edgespec.settings import Settings
 from tests.service.conftest import Happening, Scripted, ask, loaded
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")

@@ -10,7 +10,8 @@ import pytest
 
 from edgespec.service.messages import Done, Noted, Progress, Said
 from edgespec.service.supervisor import Supervisor
-from edgespec.types import Answer, Message, Sampling, Settings
+from edgespec.settings import Settings
+from edgespec.types import Answer, Message, Sampling
 from tests.service.conftest import Happening
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")

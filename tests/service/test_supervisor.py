@@ -16,7 +16,7 @@ from edgespec.errors import ContextOverflow, ModelNotFound
 from edgespec.service import child as module
 from edgespec.service.messages import Done, Progress, Said
 from edgespec.service.supervisor import Nudged, Supervisor
-from edgespec.types import Settings
+from edgespec.settings import Settings
 from tests.service.conftest import Scripted, ask, loaded
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups are POSIX")

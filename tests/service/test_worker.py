@@ -16,8 +16,9 @@ from edgespec.errors import BadSetting, ContextOverflow, EdgespecError, ModelNot
 from edgespec.service.messages import Done, Failed, Generate, Load, Noted, Pipe, Progress, Said
 from edgespec.service.supervisor import Supervisor
 from edgespec.service.worker import Worker
+from edgespec.settings import Settings
 from edgespec.speculation.acceptance import from_dict
-from edgespec.types import Answer, Message, Notice, Piece, Sampling, Settings
+from edgespec.types import Answer, Message, Notice, Piece, Sampling
 from tests.service.conftest import Happening
 
 GREEDY = Sampling(temperature=0)
