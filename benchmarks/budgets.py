@@ -1,6 +1,6 @@
 """Random budgets under a real limit of memory: does every plan run, or refuse with the shortfall, and nothing dies?
 
-    python benchmarks/budgets.py            # 200 cases, about 8 minutes; models as `make models-memory` makes them
+    python benchmarks/budgets.py            # 200 cases, about 12 minutes; models as `make models-memory` makes them
 
 Each case is a fresh `edgespec run` in a fresh control group with a limit of 0.2 to 2 times what the unlimited plan says
 it needs in all; half of them are told so with --budget, the others must find out. Some demo cases are a machine's first

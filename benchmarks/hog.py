@@ -1,6 +1,6 @@
 """A memory hog comes and goes in the middle of an answer: does the ladder go down and up again, and no token get lost?
 
-    python benchmarks/hog.py            # a minute
+    python benchmarks/hog.py            # about 2 minutes
 
 The model's process and a hog share a control group with a limit somewhat above what the chat needs. After so many
 tokens of the answer the hog takes what is free but for half the low mark, and after some more it gives it back. Under
