@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,14 @@ os.environ["EDGESPEC_CACHE_DIR"] = str(Path(__file__).parents[1] / ".cache" / "t
 # New for every run: what one run learnt about acceptance must not decide the plans of the next.
 os.environ["EDGESPEC_DATA_DIR"] = tempfile.mkdtemp(prefix="edgespec-tests-")
 atexit.register(shutil.rmtree, os.environ["EDGESPEC_DATA_DIR"], ignore_errors=True)
+
+
+@atexit.register
+def _close_what_llama_cpp_leaves_open() -> None:
+    """Two files for helpers that edgespec never calls: with warnings as errors Python complains about them at exit."""
+    if utils := sys.modules.get("llama_cpp._utils"):
+        utils.outnull_file.close()
+        utils.errnull_file.close()
 
 
 @pytest.fixture(scope="session")

@@ -76,3 +76,11 @@ def test_this_host_keeps_the_exact_recipe_in_truth() -> None:
     """Fails when the real measurement does not run; on CPU the recipe has always held."""
     facts = selftest.measure(DEMO, extra_buffers=True)
     assert facts.exact or runtime.supports_gpu()
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read-only home folder is no reason to refuse an answer."""
+    found = HostFacts(extra_buffers=True, exact=True, row_depends_on_width=True)
+    monkeypatch.setattr(selftest, "_try", lambda *_: (found, ""))
+    (tmp_path / "file").write_text("no folder")
+    assert host_facts(Path("unused"), tmp_path / "file" / "cache") == found
