@@ -42,8 +42,8 @@ demo-0.5b-q4_0      0.5b q4_0 demo
 demo-0.5b-q8_0      0.5b q8_0 demo
 demo-1b-f16         1b   f16  demo
 demo-1b-q4_0        1b   q4_0 demo
-demo-1b-f16-152k    1b   f16  demo       152064
-demo-draft-152k     same q8_0 demo-draft 152064
+demo-1b-f16-152k    1b   f16  demo       152064 8192
+demo-draft-152k     same q8_0 demo-draft 152064 8192
 demo-3b-q4_0        3b   q4_0 demo
 demo-moe-q4_0       moe  q4_0 demo
 endef
@@ -51,10 +51,10 @@ export MEMORY_MODELS
 
 models-memory: setup-dev  ## make the models that `make memory` reads, in .cache/models (8 GiB, about 5 minutes)
 	@mkdir -p .cache/models
-	@echo "$$MEMORY_MODELS" | while read -r name shape type source vocab; do \
+	@echo "$$MEMORY_MODELS" | while read -r name shape type source vocab context; do \
 	  test -e .cache/models/$$name.gguf || \
 	  $(BIN)/python benchmarks/expand.py edgespec/demo/$$source.gguf --shape $$shape --type $$type \
-	    $${vocab:+--vocab $$vocab} -o .cache/models/$$name.gguf || exit 1; \
+	    $${vocab:+--vocab $$vocab --context $$context} -o .cache/models/$$name.gguf || exit 1; \
 	done
 
 MEMORY := predict levers budgets hog kills window

@@ -167,8 +167,8 @@ def probed(settings: Settings) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--target", type=Path, default=MODELS / "demo-1b-f16-152k-8k.gguf")
-    parser.add_argument("--draft", type=Path, default=MODELS / "demo-draft-152k-8k.gguf")
+    parser.add_argument("--target", type=Path, default=MODELS / "demo-1b-f16-152k.gguf")
+    parser.add_argument("--draft", type=Path, default=MODELS / "demo-draft-152k.gguf")
     parser.add_argument("--prompts", type=int, default=12)
     parser.add_argument("--screen", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=32)
