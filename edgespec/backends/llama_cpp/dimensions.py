@@ -46,7 +46,7 @@ def dimensions(spec: ContextSpec, trees: bool) -> Dimensions:
     """trees: the model can drop part of its state. Raises BadSetting for what no context can do."""
     pads = spec.exact and spec.kv_type == "f16"
     max_nodes = min(spec.max_nodes, EXACT_F16_ROWS[1]) if pads else spec.max_nodes
-    max_leaves = min(spec.max_leaves, max_nodes) if trees else 1
+    max_leaves = spec.max_leaves if trees else 1  # a drafter's tree grows over several passes
     if spec.exact and spec.n_slots > 1:
         raise BadSetting(f"--exact holds for one conversation in a context, not {spec.n_slots}")
     first_spare = spec.n_slots + (1 if spec.exact else 0)
