@@ -25,13 +25,14 @@ from edgespec.memory.measure import Weighing
 from edgespec.memory.methods import target_spec
 from edgespec.memory.plan import Plan
 from edgespec.memory.pressure import read_once
+from edgespec.memory.reasons import described
 from edgespec.planning import Planner, insists
 from edgespec.settings import Settings
 from edgespec.speculation.cost import Curve
 from edgespec.speculation.drafters.model import ModelDrafter
 from edgespec.store import calibration, paths
 from edgespec.store.registry import Entry, resolve
-from edgespec.types import Choice, ContextSpec
+from edgespec.types import Choice, ContextSpec, PlanLine
 from edgespec.workbench import Workbench
 
 DEFAULT_MODEL = "demo"
@@ -97,7 +98,8 @@ def _open(
         drafters = Drafters(loader, sources, target, entry.name)
         stack.callback(drafters.close)
         opening = _Opening(planner, target, drafters, first, report, cancelled)
-        opening.time_passes()
+        if not rung:  # what just died may have died of it
+            opening.time_passes()
         plans, ladder = opening.settle(methods, rung)
         stack.callback(planner.save_learnt)
         engine = Engine(ladder.setup, ladder=ladder, n_ctx_train=target.n_ctx_train)
@@ -107,13 +109,15 @@ def _open(
         made = plans[name]
         lines = explain.plan(methods[name], planner.target.quantisation, made.lines, planner.why_plain, facts)
         unused = runtime_build.unused_gpu_warning(runtime.supports_gpu())
-        warnings = (*explain.warnings(chat.warning, asked, facts, unused), *made.warnings)
+        warnings = [*explain.warnings(chat.warning, asked, facts, unused), *made.warnings]
+        if ladder.rung > rung:
+            warnings.append(f"memory did not suffice for the plan; this runs as {described(ladder.configuration)}")
         assistant = Assistant(
             entry=entry,
             chat=chat,
             engine=engine,
-            plan=lines,
-            warnings=warnings,
+            plan=(*lines, _ladder_line(made, ladder)),
+            warnings=tuple(warnings),
             owned=stack.pop_all(),
             memory=planner.report(made),
             n_rungs=len(made.rungs),
@@ -129,6 +133,13 @@ def _open(
     if len(methods) > 1:
         bench.use(name)
     return bench
+
+
+def _ladder_line(made: Plan, ladder: Ladder) -> PlanLine:
+    n_steps = len(made.rungs) - 1
+    if ladder.rung:
+        return PlanLine("ladder", f"step {ladder.rung} of {n_steps}", f"runs as {described(ladder.configuration)}")
+    return PlanLine("ladder", f"{n_steps} steps", "down where memory gets short, and up again")
 
 
 def _why_plain(planner: Planner, plan: Plan) -> str:
@@ -147,6 +158,10 @@ def _leading(methods: Mapping[str, Settings]) -> Settings:
 def _tried_on(target: LlamaModel, asked: Settings, facts: HostFacts, planner: Planner, report: Report) -> HostFacts:
     """The facts with --exact tried on these very weights and threads: the self-test knew only the demo's."""
     if not (asked.exact and facts.exact):
+        return facts
+    # Two contexts of the trial as one of twice the size.
+    if not planner.affords(ContextSpec(1024, 1, 64, 17, asked.kv_type, 64, planner.n_threads, exact=True)):
+        planner.without_draft("there is no room to try out --exact on this model, so decoding is plain")
         return facts
     report("trying out --exact on this model", 0.0)
     holds = rows_agree(target, asked.kv_type, exact=True, n_threads=planner.n_threads, n_past=300, n_rounds=5)

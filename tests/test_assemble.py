@@ -136,7 +136,7 @@ def test_the_plan_has_a_line_for_each_decision_and_says_why(demo: Assistant) -> 
     assert [line.line for line in demo.plan] == list(plan_of(demo))
     assert all(line.value and line.reason for line in demo.plan)
     names = ["weights", "memory", "context", "kv", "drafter", "rows", "draft kv", "prompt batch", "threads"]
-    assert [name for name in plan_of(demo) if name != "placement"] == [*names, "extra buffers", "exact"]
+    assert [name for name in plan_of(demo) if name != "placement"] == [*names, "extra buffers", "exact", "ladder"]
     assert plan_of(demo)["drafter"].value == "demo-draft"
     assert plan_of(demo)["context"].value == "2048"
 

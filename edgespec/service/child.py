@@ -88,10 +88,12 @@ class Child:
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        # a frame that a dying process left unfinished may fail in any way
-        with contextlib.suppress(Exception), self._process.stdout:
-            while (event := self._pipe.receive()) is not None:
-                self._report(event)  # type: ignore[arg-type]
+        try:
+            with self._process.stdout:
+                while (event := self._pipe.receive()) is not None:
+                    self._report(event)  # type: ignore[arg-type]
+        except Exception as error:  # a frame that a dying process left unfinished may fail in any way
+            self._last_words.append(f"a message of the process could not be read: error {error!r}")
         self._report(Ended(self))
 
     def _note_last_words(self) -> None:
