@@ -131,17 +131,15 @@ def race(asked: argparse.Namespace, base: Settings, lean: Settings) -> dict[str,
                 for i, ids in enumerate(prompts[asked.screen :])
             ]
             best = min(two, key=lambda name: float(np.mean([r[name] for r in rounds])))
-            median, low, high = paired_median([r[best] / r["plan"] for r in rounds])
+            kept = paired_median([r[best] / r["plan"] for r in rounds])
             found[str(temperature)] = {
                 "screened_ms_per_token": table,
                 "best_unbudgeted": best,
                 "ms_per_token": rounds,
-                "speed_kept": median,
-                "speed_kept_low": low,
-                "speed_kept_high": high,
+                "speed_kept": kept,
                 "plan": small.engine.method,
             }
-            print(temperature, best, f"{median:.3f} ({low:.3f} to {high:.3f})", flush=True)
+            print(temperature, best, f"{kept['ratio']:.3f} ({kept['low']:.3f} to {kept['high']:.3f})", flush=True)
     return found
 
 
