@@ -128,7 +128,7 @@ def _open(
     whys = {name: _why_plain(planner, p) for name, p in plans.items()}
     how = replace(asked, threads=planner.n_threads)
     draft = next(iter(drafters.models.values()), None)
-    key = planner.curve_key(planner.target)
+    key = planner.curve_key(planner.target, plans[name].configuration.placement)
     bench = Workbench(assistant, choices, whys, how, target, draft, ModelDrafter, key)
     if len(methods) > 1:
         bench.use(name)
@@ -184,18 +184,21 @@ class _Opening:
     def time_passes(self) -> None:
         """Measure what passes cost where it was never measured and could decide something; remembered."""
         planner, draft = self.planner, self.first.configuration.draft
-        if planner.draft is None or draft is None or planner.known.curve is not None:
+        if planner.draft is None or draft is None or planner.knows(self.first):
             return
+        placement = self.first.configuration.placement
         self.report("timing passes on this machine (once)", 0.0)
         try:
             model = self.drafters.get(draft.name, draft.placement)
         except DrafterUnusable as error:
             self._pass_over(error)
             return
-        curve = self._timed(self.target, CURVE_S, planner.curve_key(planner.target), CURVE_ROWS, planner.asked.kv_type)
-        draft_curve = self._timed(model, DRAFT_CURVE_S, planner.curve_key(planner.draft), (8,), "f16")
+        curve = self._timed(
+            self.target, CURVE_S, planner.curve_key(planner.target, placement), CURVE_ROWS, planner.asked.kv_type
+        )
+        draft_curve = self._timed(model, DRAFT_CURVE_S, planner.curve_key(planner.draft, draft.placement), (8,), "f16")
         if curve is not None:
-            planner.timed(curve, draft_curve)
+            planner.timed(self.first, curve, draft_curve)
 
     def _timed(
         self, model: LlamaModel, seconds: Sequence[float], key: str, widths: Sequence[int], kv_type: str
@@ -244,8 +247,9 @@ class _Opening:
                     rungs,
                     steps,
                     start=start,
-                    watch=self.planner.watch() if len(plans) == 1 else None,
+                    watch=self.planner.watch(made) if len(plans) == 1 else None,
                     bytes_of=self.planner.forecast.bytes_of,
+                    limit_bytes=self.planner.limit_bytes(),
                 )
             except DrafterUnusable as error:
                 self._pass_over(error)

@@ -16,7 +16,7 @@ from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.engine.setup import Build
 from edgespec.errors import Cancelled, DrafterUnusable, EdgespecError, ModelUnusable
 from edgespec.memory.configuration import DraftModel, Placement
-from edgespec.memory.survey import Source
+from edgespec.memory.source import Source
 from edgespec.speculation.acceptance import Acceptance
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters.model import ModelDrafter

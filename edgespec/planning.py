@@ -13,13 +13,15 @@ from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.selftest import HostFacts
 from edgespec.errors import BadSetting, DrafterUnusable, EdgespecError
 from edgespec.memory import measure, survey
-from edgespec.memory.configuration import Configuration
-from edgespec.memory.footprint import Footprint
+from edgespec.memory.configuration import Configuration, Placement
+from edgespec.memory.footprint import CPU, Footprint
+from edgespec.memory.forecast import Forecast
 from edgespec.memory.plan import Plan, plan
-from edgespec.memory.pressure import Gauge, Marks, Watch
+from edgespec.memory.pressure import MACHINE, Gauge, Marks, Reading, Watch
 from edgespec.memory.report import MemoryReport
 from edgespec.memory.sizes import MIB
-from edgespec.memory.survey import Forecast, Known, Machine, Source
+from edgespec.memory.source import Source, read_source
+from edgespec.memory.survey import Known, Machine
 from edgespec.settings import Settings
 from edgespec.speculation.acceptance import Acceptance, from_dict
 from edgespec.speculation.cost import Curve
@@ -41,7 +43,7 @@ class Planner:
         """beside_bytes: what other processes of ours take. Raises what reading the files raises, DrafterUnusable."""
         self.asked, self._facts, self._entry = asked, facts, entry
         self.n_threads = explain.threads(asked)
-        self.target = survey.read_source(entry.name, entry.path)
+        self.target = read_source(entry.name, entry.path)
         self.why_plain = self._why_plain(asked)
         self.draft: Source | None = None
         if not self.why_plain:
@@ -71,16 +73,34 @@ class Planner:
         """What earlier runs measured and learnt."""
         curve = draft_curve = None
         with contextlib.suppress(OSError):
-            curve = survey.remembered_curve(self.curve_key(self.target))
+            curve = survey.remembered_curve(self.curve_key(self.target, self._usual(self.target)))
         acceptance = Acceptance()
         if self.draft is not None:
             with contextlib.suppress(OSError):
-                draft_curve = survey.remembered_curve(self.curve_key(self.draft))
+                draft_curve = survey.remembered_curve(self.curve_key(self.draft, self._usual(self.draft)))
                 acceptance = from_dict(learnt.load(self.learnt_key()))
-        self.known = Known(curve, draft_curve, acceptance)
+        placement = self._usual(self.target)
+        draft_placement = self._usual(self.draft) if self.draft else placement
+        self.known = Known(curve, draft_curve, acceptance, placement, draft_placement)
 
-    def curve_key(self, source: Source) -> str:
-        return survey.curve_key(source, self.asked, self.n_threads, ", draft" if source is self.draft else "")
+    def _usual(self, source: Source) -> Placement:
+        """Where a model lies unless room is short: its curve there is worth remembering first."""
+        return Placement(len(source.shape.layers) + 1) if self.machine.host.devices else Placement()
+
+    def curve_key(self, source: Source, placement: Placement) -> str:
+        """Raises OSError."""
+        role = ", draft" if source is self.draft else ""
+        return survey.curve_key(source, self.asked, self.n_threads, placement, role)
+
+    def knows(self, made: Plan) -> bool:
+        """Whether passes were timed where this plan puts the target; looks for what was remembered of it."""
+        placement = made.configuration.placement
+        if self.known.placement != placement or self.known.curve is None:
+            with contextlib.suppress(OSError):
+                curve = survey.remembered_curve(self.curve_key(self.target, placement))
+                if curve is not None:
+                    self.known = replace(self.known, curve=curve, placement=placement)
+        return self.known.curve is not None and self.known.placement == placement
 
     def learnt_key(self) -> str:
         """Raises OSError."""
@@ -89,16 +109,19 @@ class Planner:
     def _set_forecast(self) -> None:
         drafts = {self.draft.name: self.draft} if self.draft else {}
         options = LoadOptions(self._facts.extra_buffers, self._facts.exact)
-        self.forecast = Forecast(self.machine, self.target, drafts, options)
+        self.forecast = Forecast(self.machine.host, self.target, drafts, options)
 
     def without_draft(self, why: str) -> None:
         """Nothing drafts from now on."""
         self.draft, self.why_plain = None, why
         self._set_forecast()
 
-    def timed(self, curve: Curve, draft_curve: Curve | None) -> None:
-        """Passes were measured."""
-        self.known = replace(self.known, curve=curve, draft_curve=draft_curve or self.known.draft_curve)
+    def timed(self, made: Plan, curve: Curve, draft_curve: Curve | None) -> None:
+        """Passes were measured where this plan puts the models."""
+        self.known = replace(self.known, curve=curve, placement=made.configuration.placement)
+        if draft_curve is not None and made.configuration.draft is not None:
+            site = made.configuration.draft.placement
+            self.known = replace(self.known, draft_curve=draft_curve, draft_placement=site)
 
     def plan(self, settings: Settings | None = None) -> Plan:
         """For what was asked, or for other settings of the same model; raises DoesNotFit, BadSetting."""
@@ -135,11 +158,29 @@ class Planner:
         room = self.machine.free_bytes
         return needed <= (room if self.asked.budget is None else min(room, self.asked.budget))
 
-    def watch(self) -> Watch:
-        """What the ladder looks at once a round."""
-        room = self.machine.free_bytes if self.asked.budget is None else self.asked.budget
-        low = max(int(LOW_SHARE * room), LOW_BYTES)
-        return Watch(Gauge(survey.free_of_devices if self.machine.host.devices else None).read, Marks(low, HIGH * low))
+    def watch(self, made: Plan) -> Watch:
+        """What the ladder looks at once a round: the least room of the devices that the plan uses.
+
+        Weights that are mapped as they lie in the file count as free for the system, but whoever takes their memory
+        makes every pass read the disk: on the machine's own memory so much must stay there.
+        """
+        used = [room for room in self.machine.rooms if made.footprint.on(room.device)]
+        least = min(room.free_bytes for room in used)
+        low = max(int(LOW_SHARE * min(least, self.asked.budget or least)), LOW_BYTES)
+        devices = [room.device for room in used if room.device != CPU]
+        gauge = Gauge(lambda: survey.free_of_devices(devices)) if devices else Gauge()
+        mapped = made.footprint.mapped_bytes
+
+        def read() -> Reading:
+            found = gauge.read()
+            own = found.limit == MACHINE
+            return replace(found, free_bytes=max(found.free_bytes - mapped, 0)) if own else found
+
+        return Watch(read, Marks(low, HIGH * low))
+
+    def limit_bytes(self) -> int | None:
+        """What models may take of a budget that was named."""
+        return None if self.asked.budget is None else self.asked.budget - self.machine.host.program_bytes
 
     def save_learnt(self) -> str | None:
         """Keep what answers taught; a warning where that failed."""
@@ -164,7 +205,7 @@ def _draft_source(asked: Settings, entry: Entry, target: Source) -> tuple[Source
             raise DrafterUnusable(f"no drafter is known for {entry.name}; name one with -d NAME or a .gguf path")
         return None, "no drafter is known for this model; name one with -d"
     try:
-        source = survey.read_source(name, resolve(name).path)
+        source = read_source(name, resolve(name).path)
         if source.shape.recurrent:
             raise DrafterUnusable(f"{name} has a recurrent state, which cannot drop rejected tokens; use another")
     except EdgespecError as error:

@@ -91,7 +91,7 @@ def remember(monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
     """Let passes have been timed before, a target's wide one as dear as a lone one and a drafter's hundred times
     cheaper, so that auto drafts; or never, so that priors decide, which are the same everywhere."""
     flat = {ms: Curve(64, (1, 2, 4, 8, 16), (ms,) * 5) for ms in (100.0, 1.0)}
-    monkeypatch.setattr(Planner, "curve_key", lambda self, source: f"of {source.name}")
+    monkeypatch.setattr(Planner, "curve_key", lambda self, source, _placement: f"of {source.name}")
     found = (lambda key: flat[100.0 if key == "of demo" else 1.0]) if known else (lambda key: None)
     monkeypatch.setattr(survey, "remembered_curve", found)
 

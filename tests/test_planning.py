@@ -12,6 +12,8 @@ from edgespec import explain
 from edgespec.backends.llama_cpp.selftest import HostFacts
 from edgespec.errors import BadSetting, DoesNotFit, DrafterUnusable
 from edgespec.gguf.shape import Shape, read_shape
+from edgespec.memory.configuration import Placement
+from edgespec.memory.pressure import Gauge, Reading
 from edgespec.memory.sizes import GIB, MIB
 from edgespec.planning import Planner, insists
 from edgespec.settings import Settings
@@ -43,8 +45,8 @@ def remember(target: Curve, draft: Curve = CHEAP) -> None:
     """As an earlier run left it."""
     one = planner()
     assert one.draft is not None
-    calibration.save(one.curve_key(one.target), target.to_dict())
-    calibration.save(one.curve_key(one.draft), draft.to_dict())
+    calibration.save(one.curve_key(one.target, Placement()), target.to_dict())
+    calibration.save(one.curve_key(one.draft, Placement()), draft.to_dict())
 
 
 def taught(ranks: tuple[int, ...], n: int = 800) -> Acceptance:
@@ -166,9 +168,9 @@ def test_remembered_times_of_passes_decide() -> None:
 def test_a_measurement_of_this_start_replaces_what_was_remembered() -> None:
     """Fails when the plan after timing is the plan of before."""
     one = planner()
-    one.timed(STEEP, CHEAP)
+    one.timed(one.plan(), STEEP, CHEAP)
     assert one.plan().method == "plain"
-    one.timed(FLAT, None)
+    one.timed(one.plan(), FLAT, None)
     assert (one.plan().method, one.known.draft_curve) == ("model", CHEAP)
 
 
@@ -208,7 +210,8 @@ def test_what_cannot_be_kept_is_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_the_watch_steps_down_at_a_hundredth_and_up_at_twice_that(budget: int, low: int, high: int) -> None:
     """Of the budget, 8 MiB at least: marks at one height would step up and down for ever. Fails when a small budget is
     never short, or the marks follow what is free elsewhere."""
-    marks = planner(Settings(budget=budget)).watch().marks
+    one = planner(Settings(budget=budget))
+    marks = one.watch(one.plan()).marks
     assert (marks.low_bytes, marks.high_bytes) == (low, high)
 
 
@@ -229,3 +232,21 @@ def test_what_runs_beside_counts() -> None:
     assert alone.footprint.of("program") == 0
     with pytest.raises(DoesNotFit):
         Planner(Settings(budget=60 * MIB), entry, FACTS, beside_bytes=45 * MIB).plan()
+
+
+def test_a_budget_beyond_what_is_free_watches_what_is_free() -> None:
+    """Fails when a hundredth of a budget that nobody has counts as short of memory: the ladder would fall at once."""
+    one = planner(Settings(budget=1 << 50))
+    assert one.watch(one.plan()).marks.low_bytes <= one.machine.free_bytes // 50
+
+
+def test_mapped_weights_are_not_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system would give their pages away. Fails when a hog can push out the weights before anything is noticed; a
+    control group counts them itself."""
+    one = planner(Settings())
+    made = one.plan()
+    mapped = made.footprint.mapped_bytes
+    assert mapped >= one.target.shape.weight_bytes
+    for limit, missing in (("on this machine", mapped), ("in control group /small", 0)):
+        monkeypatch.setattr(Gauge, "read", lambda _, limit=limit: Reading(GIB, limit))
+        assert one.watch(made).read().free_bytes == GIB - missing

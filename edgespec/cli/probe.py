@@ -165,5 +165,6 @@ def _plan(model: MemoryReport, width: int) -> list[str]:
     if model.least_bytes is not None:
         lines += ["", f"speculation pays from a budget of {shown(model.least_bytes)} on"]
     elif model.method == "plain":
-        lines += ["", "speculation does not pay here"]
+        reason = next((p.reason for p in model.lines if p.line == "drafter"), "")
+        lines += ["", f"no speculation: {reason}"]
     return lines

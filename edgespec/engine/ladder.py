@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -34,12 +34,14 @@ class Ladder:
         start: int = 0,
         watch: Watch | None = None,
         bytes_of: Callable[[Configuration], int] | None = None,
+        limit_bytes: int | None = None,
     ) -> None:
         """Opens rung `start`, or the first one below that fits, for a first short turn.
 
         rungs     widest first, of one placement
         watch     None: no step is taken but where a growing conversation no longer fits
         bytes_of  what a configuration takes as it is written; None: steps cost nothing and growth is tried blindly
+        limit_bytes  what all of it may take, whatever the machine has; None: what is free
         Raises DoesNotFit or DrafterUnusable where none can be opened, BadSetting.
         """
         if not 0 <= start < len(rungs):
@@ -49,6 +51,7 @@ class Ladder:
         if any(low.target.n_ctx > high.target.n_ctx for high, low in pairwise(rungs)):
             raise BadSetting("a rung promises a longer context than the one above it; order them widest first")
         self._rungs, self._build, self._watch, self._bytes_of = tuple(rungs), build, watch, bytes_of
+        self._limit_bytes = limit_bytes
         self._calm = Calm(0, watch.marks.patience if watch else 1)
         self._n_rest = 0
         self._up_bytes: int | None = None
@@ -160,6 +163,8 @@ class Ladder:
             self._run_on(order, history, n_left)
         except DoesNotFit as error:
             raise _outgrown(len(history), needed, reading, error) from error
+        finally:
+            self._parts.copies = True
         if self.rung > before and self._watch is not None and self._calm.climbed:
             self._calm = flapped(self._watch.marks, self._calm)
         assert self._parts.spec is not None
@@ -176,24 +181,34 @@ class Ladder:
         self, order: Sequence[int], n_history: int, n_left: int, reading: Reading, low_bytes: int
     ) -> tuple[list[int], int]:
         """Rungs of `order` whose growth leaves the low mark free, or such as can be had at all, the cheapest first; and
-        how much of the answer room is made for: less where that helps. Raises DoesNotFit."""
+        how much of the answer room is made for: less where that helps. Where its copy has no room beside the new
+        context the conversation is read again instead. Raises DoesNotFit."""
         needs: dict[int, int] = {}
-        for spare in (low_bytes, 0):
-            for room in (n_left, min(n_left, self.configuration.target.max_nodes)):
-                needs = {rung: self._growth_bytes(rung, n_history, room) for rung in order}
-                found = [rung for rung in order if needs[rung] + spare <= reading.free_bytes]
-                if found:
-                    return (found if spare else sorted(found, key=needs.__getitem__)), room
-        raise _outgrown(n_history, min(needs.values()), reading, DoesNotFit(""))
+        free, least = self._free_bytes(reading), min(n_left, self.configuration.target.max_nodes)
+        for spare, copies, room in product((low_bytes, 0), (True, False), (n_left, least)):
+            needs = {rung: self._growth_bytes(rung, n_history, room, copies) for rung in order}
+            found = [rung for rung in order if needs[rung] + spare <= free]
+            if found:
+                self._parts.copies = copies
+                return (found if spare else sorted(found, key=needs.__getitem__)), room
+        raise _outgrown(n_history, min(needs.values()), replace(reading, free_bytes=free), DoesNotFit(""))
 
-    def _growth_bytes(self, rung: int, n_history: int, n_left: int) -> int:
+    def _free_bytes(self, reading: Reading) -> int:
+        """What may still be taken: what is free, within the limit."""
+        spec = self._parts.spec
+        if self._limit_bytes is None or self._bytes_of is None or spec is None:
+            return reading.free_bytes
+        taken = self._bytes_of(as_opened(self.configuration, spec.n_ctx))
+        return min(reading.free_bytes, max(self._limit_bytes - taken, 0))
+
+    def _growth_bytes(self, rung: int, n_history: int, n_left: int, copies: bool = True) -> int:
         """What growing on a rung takes beyond what is taken now, the conversation's copy on its way included."""
         spec, c = self._parts.spec, self._rungs[rung]
         if self._bytes_of is None or spec is None:
             return 0
         there = as_opened(self.configuration, spec.n_ctx)
         full, empty = (self._bytes_of(replace(as_opened(self.configuration, n), draft=None)) for n in (spec.n_ctx, 1))
-        n_copied = (full - empty) * min(n_history, spec.n_ctx) // spec.n_ctx
+        n_copied = (full - empty) * min(n_history, spec.n_ctx) // spec.n_ctx if copies else 0
         return self._bytes_of(as_opened(c, wanted(c, n_history, n_left))) - self._bytes_of(there) + n_copied
 
     def _run_on(self, order: Iterable[int], history: Ids, n_left: int) -> None:

@@ -19,6 +19,7 @@ class Parts:
     """The open contexts and drafters.
 
     target          the same object for life once it is open; what it stands for is exchanged
+    copies          a conversation moves as the runtime's state; False: it is read again, which needs no room for a copy
     spec            of what the target's context was opened with; None: it is closed, the conversation is held
     drafters, draft_contexts  those in use, by the name a Choice has for them; changed in place
     """
@@ -27,6 +28,7 @@ class Parts:
         self._build = build
         self.target: TimedContext | None = None
         self.spec: ContextSpec | None = None
+        self.copies = True
         self.drafters: dict[str, Drafter] = {}
         self.draft_contexts: list[TimedContext] = []
         self._held: Held = NOTHING
@@ -69,7 +71,7 @@ class Parts:
 
     def _open_target(self, spec: ContextSpec, history: Ids) -> None:
         if self.target is not None and self.spec is not None:
-            self._held, self.spec = take(self.target), None
+            self._held, self.spec = take(self.target, self.copies), None
         inner = self._build.target(spec)
         if self.target is None:
             self.target = TimedContext(inner)

@@ -17,6 +17,7 @@ from edgespec.gguf.inspect import headers
 
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 _ATTENDS = ("attn_k.weight", "attn_qkv.weight", "attn_kv_a_mqa.weight")
+_INPUT = ("per_layer_token_embd.",)
 _RECURS = ("ssm_", "time_mix_", "shortconv")
 # What the compute buffer's formula knows (memory/graph.py): attention with one cache, then a gated feed-forward.
 _DENSE = frozenset({"llama", "qwen2", "mistral", "smollm3", "internlm2", "exaone"})
@@ -47,7 +48,8 @@ class Shape:
     """A model, all parts of its file together.
 
     head            tensors that turn the last state into logits; () of a model tied to its embedding
-    rest            tensors of no layer that are neither embedding nor head
+    input           further tensors of the input side, which stay on the processor (src/llama-arch.cpp: LAYER_INPUT)
+    rest            tensors of no layer that are neither embedding nor head nor input
     strings         (number, of them long, bytes of the long ones) of the tokenizer's tokens and of its merges
     n_expert        experts of a layer, n_expert_used of which serve a token; 0 of a dense model
     llama_like      the compute buffer has a formula
@@ -61,6 +63,7 @@ class Shape:
     n_ctx_train: int | None
     layers: tuple[Layer, ...]
     embedding: Tensor
+    input: tuple[Tensor, ...]
     head: tuple[Tensor, ...]
     rest: tuple[Tensor, ...]
     tokens: tuple[int, int, int]
@@ -71,7 +74,13 @@ class Shape:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        return (self.embedding, *self.head, *self.rest, *(t for layer in self.layers for t in layer.tensors))
+        return (
+            self.embedding,
+            *self.input,
+            *self.head,
+            *self.rest,
+            *(t for layer in self.layers for t in layer.tensors),
+        )
 
     @property
     def weight_bytes(self) -> int:
@@ -131,7 +140,8 @@ def shape_of(path: Path, parts: Mapping[Path, Header]) -> Shape:
         layers=layers,
         embedding=embedding,
         head=tuple(t for t in rest if t.name.startswith("output.")),
-        rest=tuple(t for t in rest if not t.name.startswith(("output.", "token_embd."))),
+        input=tuple(t for t in rest if t.name.startswith(_INPUT)),
+        rest=tuple(t for t in rest if not t.name.startswith(("output.", "token_embd.", *_INPUT))),
         tokens=_strings(header, "tokenizer.ggml.tokens"),
         merges=_strings(header, "tokenizer.ggml.merges"),
         n_expert=facts.number("expert_count", 0),
@@ -193,16 +203,19 @@ def _layer(facts: _Facts, index: int, tensors: list[Tensor]) -> Layer:
     return Layer(tuple(tensors), k_row, v_row, _state_row(facts) if recurs else 0, up.shape[1] if up else 0)
 
 
-def _cache_rows(facts: _Facts, index: int, names: Mapping[str, Tensor]) -> tuple[int, int]:
+def _cache_rows(facts: _Facts, layer: int, names: Mapping[str, Tensor]) -> tuple[int, int]:
     """Source: src/llama-hparams.cpp, n_embd_k_gqa, has_kv, is_mla; src/llama-kv-cache.cpp."""
-    shared = facts.number("attention.shared_kv_layers", 0)
+    # Layers that only predict further ahead are in the file and in no cache (src/llama-model.cpp, create_memory).
+    shared = facts.number("attention.shared_kv_layers", 0) + facts.number("nextn_predict_layers", 0)
     own = facts.number("block_count") - shared
-    if not any(name in names for name in _ATTENDS) or index >= own:
+    if not any(name in names for name in _ATTENDS) or layer >= own:
         return 0, 0
+    # A lightning indexer keeps keys of its own (src/llama-kv-cache-dsa.cpp).
+    index = facts.number("attention.indexer.key_length", 0) if any(n.startswith("indexer") for n in names) else 0
     if facts.number("attention.key_length_mla", 0):  # latent attention: one compressed row serves keys and values
-        return facts.number("attention.kv_lora_rank") + facts.number("rope.dimension_count"), 0
-    n_head_kv = facts.of_layer("attention.head_count_kv", index, facts.of_layer("attention.head_count", index, 0))
-    windowed = _is_windowed(facts, index)
+        return facts.number("attention.kv_lora_rank") + facts.number("rope.dimension_count") + index, 0
+    n_head_kv = facts.of_layer("attention.head_count_kv", layer, facts.of_layer("attention.head_count", layer, 0))
+    windowed = _is_windowed(facts, layer)
     k_dim, v_dim = (
         facts.number(f"attention.{key}_swa", facts.head_dim(key)) if windowed else facts.head_dim(key)
         for key in ("key_length", "value_length")
@@ -210,7 +223,7 @@ def _cache_rows(facts: _Facts, index: int, names: Mapping[str, Tensor]) -> tuple
     key = names.get("attn_k.weight")
     if key is not None and key.shape[1] != n_head_kv * k_dim:
         raise facts.contradicts(f"{n_head_kv} key heads of {k_dim}", f"{key.name} of shape {list(key.shape)}")
-    return n_head_kv * k_dim, n_head_kv * v_dim
+    return n_head_kv * k_dim + index, n_head_kv * v_dim
 
 
 def _is_windowed(facts: _Facts, index: int) -> bool:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 CPU = "cpu"
+# Source of weights that are used as they lie in the file.
+MAPPED = "tensor table: mapped as they are"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Footprint:
 
     def of(self, component: str) -> int:
         return sum(item.n_bytes for item in self.items if item.component == component)
+
+    @property
+    def mapped_bytes(self) -> int:
+        """Weights on the processor that lie in memory as pages of their file."""
+        return sum(item.n_bytes for item in self.items if item.source == MAPPED and item.device == CPU)
 
     def __add__(self, other: Footprint) -> Footprint:
         return Footprint(self.items + other.items)

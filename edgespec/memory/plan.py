@@ -1,7 +1,7 @@
 """The plan: the fastest configuration that fits, why, and the ladder down from it (after SpecMemo, arXiv 2506.01986).
 
 In this order: the context and the cache type that were asked for; speculation that keeps 96 % of what it could reach; a
-shorter context, if none was asked for; plain decoding; a smaller cache type; a context below 2048 (docs/memory.md).
+shorter context, if none was asked for; plain decoding; a context below 2048; a smaller cache type (docs/memory.md).
 Not covered: bytes (predict.py), the words (reasons.py), what happens when memory gets short later (engine).
 """
 

@@ -16,7 +16,7 @@ from edgespec.backends.llama_cpp.dimensions import Dimensions, dimensions
 from edgespec.gguf.header import Tensor
 from edgespec.gguf.shape import Shape
 from edgespec.memory.configuration import Placement
-from edgespec.memory.footprint import CPU, Footprint, Item
+from edgespec.memory.footprint import CPU, MAPPED, Footprint, Item
 from edgespec.memory.graph import Pass, compute_bytes
 from edgespec.memory.host import Host
 from edgespec.types import ContextSpec
@@ -47,6 +47,7 @@ class Part:
     """A model of a configuration with what its context is opened with.
 
     role     "" for the target, "draft " for a drafter: it stands in front of the components' names
+    cell_bytes  of all caches together, in the runtime's own words, where one is known
     n_used   cells in use: the mask of a pass reaches that far, and the system gives pages only where something was
              written; None: all of them, which is what a long conversation comes to
     compute  the runtime's own figure by device where one is known (measure.py), else None
@@ -58,6 +59,7 @@ class Part:
     role: str = ""
     compute: Mapping[str, int] | None = None
     n_used: int | None = None
+    cell_bytes: float | None = None
 
     @property
     def trees(self) -> bool:
@@ -114,6 +116,7 @@ def _weights(part: Part, host: Host, places: _Places) -> tuple[Item, ...]:
     those are given back after loading (backends/llama_cpp/pages.py)."""
     shape, mapped, copied = part.shape, Counter[str](), 0
     placed = [(t, places.tensor(i, t)) for i, layer in enumerate(shape.layers) for t in layer.tensors]
+    placed += [(t, CPU) for t in shape.input]
     placed += [(t, places.head) for t in (*shape.head, *shape.rest)]
     for tensor, device in placed:
         if device == CPU and _is_repacked(tensor, host):
@@ -126,7 +129,7 @@ def _weights(part: Part, host: Host, places: _Places) -> tuple[Item, ...]:
         mapped[places.head] += shape.embedding.n_bytes
     elif shape.tied and _is_repacked(shape.embedding, host):
         copied += shape.embedding.n_bytes
-    found = [Item(f"{part.role}weights", d, n, "tensor table: mapped as they are") for d, n in mapped.items() if n]
+    found = [Item(f"{part.role}weights", d, n, MAPPED) for d, n in mapped.items() if n]
     if copied:
         found.append(Item(f"{part.role}weights", CPU, copied, "tensor table: ggml/src/ggml-cpu/repack.cpp"))
     return tuple(found)
@@ -145,7 +148,11 @@ def _cache(part: Part, dims: Dimensions, places: _Places) -> tuple[Item, ...]:
         rows = sum(-(-row // 32) * KV_BLOCK[part.spec.kv_type] for row in (layer.k_row, layer.v_row))
         kv[places.layer(i)] += dims.n_cells * rows
         state[places.layer(i)] += _FLOAT * layer.state_row * dims.n_seq_max
-    source = f"src/llama-kv-cache.cpp: {dims.n_cells} cells of {part.spec.kv_type}"
+    n_tree = dims.n_cells - part.spec.n_slots * part.spec.n_ctx
+    source = f"src/llama-kv-cache.cpp: {dims.n_cells} cells of {part.spec.kv_type}, {n_tree} of them for a tree's rows"
+    if part.cell_bytes is not None and kv.total():
+        share = part.cell_bytes * dims.n_cells / kv.total()
+        kv = Counter({device: round(n_bytes * share) for device, n_bytes in kv.items()})
     found = [Item(f"{part.role}kv", d, n, source) for d, n in kv.items() if n]
     states = [(d, n) for d, n in state.items() if n]
     return (*found, *(Item(f"{part.role}recurrent state", d, n, "src/llama-memory-recurrent.cpp") for d, n in states))

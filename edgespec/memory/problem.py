@@ -87,12 +87,12 @@ class Problem:
         return tuple(Tier(n, kv_type) for n in (self.default_context, *self.contexts(USEFUL_CONTEXTS)))
 
     def last_resorts(self) -> tuple[Tier, ...]:
-        """Where nothing useful fits: smaller caches first, since a conversation needs its length; none where the type
-        was asked for."""
+        """Where nothing useful fits: shorter contexts first, since a smaller cache type changes what the model says;
+        no such type where one was asked for."""
+        short = [Tier(n, self.settings.kv_type) for n in self.contexts(LEAST_CONTEXTS)]
         smaller = KV_TYPES[1:] if self.settings.kv is None else ()
         useful = [tier for kv_type in smaller for tier in self.tiers(kv_type)]
-        kinds = (self.settings.kv_type, *smaller)
-        return (*useful, *(Tier(n, kv_type) for kv_type in kinds for n in self.contexts(LEAST_CONTEXTS)))
+        return (*short, *useful, *(Tier(n, kv_type) for kv_type in smaller for n in self.contexts(LEAST_CONTEXTS)))
 
     @property
     def least_tier(self) -> Tier:

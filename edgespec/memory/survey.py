@@ -6,58 +6,37 @@ priors. Not covered: measuring passes (engine/calibrate.py), which needs a loade
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgespec.backends.llama_cpp import devices, runtime
 from edgespec.backends.llama_cpp.dimensions import dimensions
-from edgespec.backends.llama_cpp.load import LoadOptions
-from edgespec.errors import BackendError, BadSetting, DoesNotFit
-from edgespec.gguf.inspect import inspect
-from edgespec.gguf.shape import Shape, read_shape
-from edgespec.memory.configuration import Configuration, Placement, as_opened
-from edgespec.memory.fitted import Surface, surface
-from edgespec.memory.footprint import CPU, Footprint, Item
+from edgespec.errors import BadSetting, DoesNotFit
+from edgespec.memory.configuration import Configuration, Placement
+from edgespec.memory.footprint import CPU, Footprint
 from edgespec.memory.host import Host
 from edgespec.memory.methods import Method, from_model
-from edgespec.memory.predict import Part, predict, weights
+from edgespec.memory.predict import Part, weights
 from edgespec.memory.pressure import read_once
-from edgespec.memory.problem import Problem, Room
+from edgespec.memory.problem import LEAST_CONTEXTS, Problem, Room
+from edgespec.memory.search import N_UBATCH
 from edgespec.memory.sizes import MIB, shown
+from edgespec.memory.source import Source
 from edgespec.memory.times import Measured, Mixture, ModelTimes, Where
 from edgespec.settings import Settings
 from edgespec.speculation.acceptance import Acceptance
 from edgespec.speculation.cost import Curve, from_dict
 from edgespec.store import calibration
-from edgespec.types import ContextSpec
+from edgespec.types import KV_TYPES, ContextSpec
 
 # What is left alone of free memory: other programs move too (pillars: max(64 MB, 5 %)).
 MARGIN_BYTES, MARGIN_SHARE = 64 * MIB, 0.05
 # By so much predictions may err: what was asked of them and a little more (benchmarks/results/predict.json).
 ERROR_BYTES, ERROR_SHARE = 8 * MIB, 0.025
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model's file as a planner sees it."""
-
-    name: str
-    path: Path
-    quantisation: str
-    n_ctx_train: int
-    shape: Shape
-
-
-def read_source(name: str, path: Path) -> Source:
-    """Raises what gguf.inspect and gguf.shape raise."""
-    file, shape = inspect(path), read_shape(path)
-    if not file.n_ctx_train:
-        raise BadSetting(f"{path} does not say for how long a context it was trained; get a complete .gguf file")
-    return Source(name, path, file.quantisation, file.n_ctx_train, shape)
+_ON_CPU = Placement()
 
 
 @dataclass(frozen=True)
@@ -81,7 +60,7 @@ def look(
     """Free bytes of the processor's memory (control groups included) and of every device, less a margin each.
 
     weight_bytes  of all models that may be loaded
-    budget        who named one decided what is left to other programs: there is no margin to the processor's memory
+    budget        who named one that can be had decided what is left to other programs: there is no margin then
     """
     found = devices.devices()
     reading = read_once()
@@ -92,16 +71,19 @@ def look(
         program_bytes=program_bytes,
         margin_bytes=max(ERROR_BYTES, int(ERROR_SHARE * weight_bytes)),
     )
-    margin = margin_bytes(reading.free_bytes) if budget is None else 0
+    margin = margin_bytes(reading.free_bytes)
+    if budget is not None and budget <= reading.free_bytes + host.beside_bytes:
+        margin = 0
     limit = f"{reading.limit} beside a margin of {shown(margin)}" if margin else reading.limit
     own = Room(CPU, max(reading.free_bytes - margin + host.beside_bytes, 0))
     rooms = (own, *(Room(device.name, less_margin(device.free_bytes)) for device in found))
     return Machine(host, rooms, limit, any(device.shared for device in found))
 
 
-def free_of_devices() -> list[tuple[str, int]]:
-    """Name and free bytes of every device, for a Gauge."""
-    return [(device.name, device.free_bytes) for device in devices.devices()]
+def free_of_devices(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Name and free bytes of these devices, for a Gauge; one that has gone has nothing free."""
+    found = {device.name: device.free_bytes for device in devices.devices()}
+    return [(name, found.get(name, 0)) for name in names]
 
 
 def margin_bytes(free_bytes: int) -> int:
@@ -114,14 +96,19 @@ def less_margin(free_bytes: int) -> int:
 
 @dataclass(frozen=True)
 class Known:
-    """What was measured and learnt: cost curves of target and drafter, acceptance of the pair."""
+    """What was measured and learnt: cost curves of target and drafter, acceptance of the pair.
+
+    placement  of the target when its curve was taken; the drafter's was taken where the plan had put it
+    """
 
     curve: Curve | None = None
     draft_curve: Curve | None = None
     acceptance: Acceptance = field(default_factory=Acceptance)
+    placement: Placement = _ON_CPU
+    draft_placement: Placement = _ON_CPU
 
 
-def curve_key(source: Source, settings: Settings, n_threads: int, options: str = "") -> str:
+def curve_key(source: Source, settings: Settings, n_threads: int, placement: Placement, options: str = "") -> str:
     """Under what a model's cost curve is remembered; raises OSError."""
     return calibration.key(
         source.path,
@@ -129,7 +116,7 @@ def curve_key(source: Source, settings: Settings, n_threads: int, options: str =
         machine=",".join(device.name for device in devices.devices()),
         kv_type=settings.kv_type,
         n_threads=n_threads,
-        options=f"exact={settings.exact}{options}",
+        options=f"exact={settings.exact}, {placement}{options}",
     )
 
 
@@ -142,89 +129,14 @@ def remembered_curve(key: str) -> Curve | None:
         return None
 
 
-class Forecast:
-    """Bytes of configurations of a target and its drafters, each part worked out once."""
-
-    def __init__(self, machine: Machine, target: Source, drafts: Mapping[str, Source], options: LoadOptions) -> None:
-        """options: as the target is loaded, its layers aside."""
-        self._machine, self._target, self._drafts, self._options = machine, target, drafts, options
-        self._parts: dict[tuple[str, ContextSpec, Placement], Footprint] = {}
-        self._surfaces: dict[tuple[str, Placement], Surface | None] = {}
-        self._beside = Footprint(
-            (
-                Item("program", CPU, machine.host.program_bytes, "measured: the processes"),
-                Item("margin", CPU, machine.host.margin_bytes, "predictions err by so much"),
-            )
-        )
-
-    def __call__(self, configuration: Configuration) -> Footprint:
-        """Of a configuration for its whole context, everything opened; raises BadSetting."""
-        c = as_opened(configuration, configuration.target.n_ctx)
-        found = self._beside + self._part("", self._target, c.target, c.placement)
-        if c.draft is None:
-            return found
-        draft = self._drafts[c.draft.name]
-        return found + self._part("draft ", draft, c.draft.context, c.draft.placement)
-
-    def bytes_of(self, configuration: Configuration) -> int:
-        """Of a configuration exactly as it is written, for a ladder."""
-        parts = [self._part("", self._target, configuration.target, configuration.placement)]
-        if (d := configuration.draft) is not None:
-            parts.append(self._part("draft ", self._drafts[d.name], d.context, d.placement))
-        return sum(part.total_bytes for part in parts)
-
-    def at(self, opened: Configuration, n_used: Mapping[str, int]) -> int:
-        """Of a configuration as it is written, when so many cells are in use: by role ("" for the
-        target, "draft ")."""
-        parts = [Part(self._target.shape, opened.target, opened.placement, "", n_used=n_used.get(""))]
-        if (d := opened.draft) is not None:
-            shape = self._drafts[d.name].shape
-            parts.append(Part(shape, d.context, d.placement, "draft ", n_used=n_used.get("draft ")))
-        names = [self._target, *([self._drafts[d.name]] if d else [])]
-        computed = [
-            replace(part, compute=self._compute(source, part.spec, part.placement))
-            for part, source in zip(parts, names, strict=True)
-        ]
-        return sum(predict(part, self._machine.host).total_bytes for part in computed)
-
-    def _part(self, role: str, source: Source, spec: ContextSpec, placement: Placement) -> Footprint:
-        key = role + source.name, spec, placement
-        if key not in self._parts:
-            compute = self._compute(source, spec, placement)
-            part = Part(source.shape, spec, placement, role, compute)
-            self._parts[key] = predict(part, self._machine.host)
-        return self._parts[key]
-
-    def _compute(self, source: Source, spec: ContextSpec, placement: Placement) -> dict[str, int] | None:
-        """From the runtime where no formula covers it; None: the formula, or a guess where the runtime gives none."""
-        if source.shape.llama_like and not placement.n_gpu_layers:
-            return None
-        key = source.name, placement
-        if key not in self._surfaces:
-            options = replace(
-                self._options,
-                n_gpu_layers=placement.n_gpu_layers,
-                tensor_split=placement.tensor_split,
-                experts_on_cpu=placement.experts_on_cpu,
-            )
-            base = ContextSpec(512, n_threads=spec.n_threads, exact=spec.exact)
-            try:
-                self._surfaces[key] = surface(source.path, source.shape, options, base)
-            except BackendError:
-                self._surfaces[key] = None
-        fitted = self._surfaces[key]
-        return fitted(spec) if fitted else None
-
-
-def times(source: Source, curve: Curve | None, host: Host) -> ModelTimes:
-    """curve: of the model on the processor or wherever all of it went."""
+def times(source: Source, curve: Curve | None, placement: Placement, host: Host) -> ModelTimes:
+    """placement: where the weights lay when the curve was taken."""
     shape = source.shape
     mixture = None
     if shape.expert_bytes and shape.n_expert:
         mixture = Mixture(shape.expert_bytes, shape.n_expert, max(shape.n_expert_used, 1))
     measured = None
     if curve is not None:
-        placement = Placement(len(shape.layers) + 1) if host.devices else Placement()
         measured = Measured(curve, where(source, placement, host))
     return ModelTimes(source.quantisation, len(shape.layers), shape.embedding.n_bytes, shape.tied, mixture, measured)
 
@@ -257,11 +169,11 @@ def problem(
     if machine.shared:
         own = next(room.free_bytes for room in machine.rooms if room.device == CPU)
         settings = replace(settings, budget=min(settings.budget or own, own))
-    _check_weights(settings, machine, target)
+    _check_weights(settings, machine, target, forecast)
     methods: tuple[Method, ...] = ()
     if draft is not None:
         _check_rows(settings, trees=not target.shape.recurrent)
-        wave = times(draft, known.draft_curve, machine.host)
+        wave = times(draft, known.draft_curve, known.draft_placement, machine.host)
         n_bytes = draft.shape.weight_bytes
 
         def by_rank(width: int) -> NDArray[np.float64]:
@@ -270,7 +182,7 @@ def problem(
         methods = (from_model(draft.name, wave, n_bytes, by_rank, machine.host.devices),)
     return Problem(
         settings=settings,
-        target=times(target, known.curve, machine.host),
+        target=times(target, known.curve, known.placement, machine.host),
         n_ctx_train=target.n_ctx_train,
         rooms=machine.rooms,
         methods=methods,
@@ -290,18 +202,26 @@ def _check_rows(settings: Settings, trees: bool) -> None:
         )
 
 
-def _check_weights(settings: Settings, machine: Machine, target: Source) -> None:
-    needed = target.shape.weight_bytes
-    beside = machine.host.beside_bytes
+def _check_weights(
+    settings: Settings, machine: Machine, target: Source, forecast: Callable[[Configuration], Footprint]
+) -> None:
+    """Raises DoesNotFit where no setting could make the model fit, before anything is searched."""
+    needed, beside = target.shape.weight_bytes, machine.host.beside_bytes
     had = machine.free_bytes if settings.budget is None else min(settings.budget, machine.free_bytes)
-    if needed + beside > had:
-        within = settings.budget == had
-        what = f"the budget is {shown(had)}" if within else f"{shown(had)} are free {machine.limit}"
-        more = (
-            f"raise --budget above {shown(needed + beside)}" if within else f"free {shown(needed + beside - had)} more"
-        )
-        way = f"use a model of at most {shown(had - beside)}" if had > beside + MIB else "use another machine"
-        raise DoesNotFit(
-            f"the weights of {target.name} alone take {shown(needed)} and the programs {shown(beside)}, and {what}; "
-            f"{more}, or {way}"
-        )
+    if needed + beside <= had:
+        return
+    n_ctx = settings.context or min(target.n_ctx_train, LEAST_CONTEXTS[-1])
+    leanest = ContextSpec(n_ctx, 1, 2, 1, settings.kv or KV_TYPES[-1], N_UBATCH[-1], machine.host.n_threads)
+    enough = forecast(Configuration(leanest)).total_bytes
+    within = settings.budget == had
+    what = f"the budget is {shown(had)}" if within else f"{shown(had)} are free {machine.limit}"
+    more = f"raise --budget to {_whole_mib(enough)}" if within else f"free {shown(enough - had)} more"
+    way = f"use a model of at most {shown(had - beside)}" if had > beside + MIB else "use another machine"
+    raise DoesNotFit(
+        f"the weights of {target.name} alone take {shown(needed)} and the programs {shown(beside)}, and {what}; "
+        f"{more}, or {way}"
+    )
+
+
+def _whole_mib(n_bytes: int) -> str:
+    return f"{-(-n_bytes // MIB)}MiB"

@@ -173,3 +173,24 @@ def test_growth_leaves_the_low_mark_free() -> None:
     ladder = Ladder([rung(4096), rung(4096, PLAIN)], machine.build(), watch=watch, bytes_of=bytes_of)
     answer(on(ladder), PROMPT, 1000)
     assert ladder.rung == 1
+
+
+def test_a_conversation_that_has_no_room_for_its_copy_is_read_again() -> None:
+    """Fails when a context that would fit is refused for a copy that need not be: 2048 tokens are 8192 bytes, which is
+    all there is, so nothing may lie beside them on the way."""
+    machine = Machine()
+    ladder = Ladder(
+        [rung(4096, PLAIN)], machine.build(), watch=machine.watch(), bytes_of=bytes_of, limit_bytes=8 * 1024
+    )
+    said, _, _ = answer(on(ladder), PROMPT, 1900)
+    assert said == plainly(PROMPT, 1900)
+    assert max(n_ctx for _, _, n_ctx in machine.opened) <= 2048
+
+
+def test_a_limit_holds_whatever_the_machine_has() -> None:
+    """Fails when a budget bounds the plan and not what grows later."""
+    machine = Machine()
+    ladder = Ladder([rung(4096, PLAIN)], machine.build(), watch=machine.watch(), bytes_of=bytes_of, limit_bytes=6000)
+    with pytest.raises(DoesNotFit, match="of memory beyond what it has"):
+        answer(on(ladder), PROMPT, 3000)
+    assert max(n_ctx * 4 for _, _, n_ctx in machine.opened) <= 6000

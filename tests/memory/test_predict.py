@@ -66,7 +66,7 @@ def _shape(n_layer: int = 4, tied: bool = False, kind: Kind = Kind.F16, experts:
         layers.append(Layer(tuple(own), 64, 64, 0, 128))
     head = () if tied else (_matrix("output.weight", 32, 64, kind),)
     embedding = _matrix("token_embd.weight", 32, 64, kind)
-    return Shape("test", 64, 1, 64, 32, 4096, tuple(layers), embedding, head, (), (32, 0, 0), (0, 0, 0), False)
+    return Shape("test", 64, 1, 64, 32, 4096, tuple(layers), embedding, (), head, (), (32, 0, 0), (0, 0, 0), False)
 
 
 SPEC = ContextSpec(256, max_nodes=1, max_leaves=1)

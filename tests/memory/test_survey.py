@@ -11,19 +11,23 @@ import edgespec
 from edgespec.backends.llama_cpp.devices import Device
 from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.errors import BackendError, BadSetting, DoesNotFit
+from edgespec.memory import forecast as forecasting
 from edgespec.memory import survey
 from edgespec.memory.configuration import Configuration, DraftModel, Placement, as_opened
-from edgespec.memory.footprint import CPU, Footprint
+from edgespec.memory.footprint import CPU, Footprint, Item
+from edgespec.memory.forecast import Forecast
 from edgespec.memory.host import Host
 from edgespec.memory.predict import Part, predict
 from edgespec.memory.pressure import Reading
 from edgespec.memory.problem import Room
 from edgespec.memory.sizes import GIB, MIB
-from edgespec.memory.survey import Forecast, Known, Machine, Source, less_margin, look, problem, read_source
+from edgespec.memory.source import Source, read_source
+from edgespec.memory.survey import Known, Machine, less_margin, look, problem
 from edgespec.settings import Settings
 from edgespec.types import Choice, ContextSpec
 
 DEMO = Path(edgespec.__file__).parent / "demo"
+LEANEST = Footprint((Item("weights", CPU, 60 * MIB, ""),))
 HOST = Host(program_bytes=30 * MIB, margin_bytes=8 * MIB)
 TARGET, DRAFT = ContextSpec(2048, max_nodes=4), ContextSpec(2048, max_nodes=16, kv_type="q4_0")
 DRAFTING = Configuration(TARGET, Choice("model", 4, 3, 1), draft=DraftModel("demo-draft", DRAFT))
@@ -34,15 +38,14 @@ def source(name: str) -> Source:
 
 
 def forecast(host: Host = HOST) -> Forecast:
-    machine = Machine(host, (), "on this machine", False)
-    return Forecast(machine, source("demo"), {"demo-draft": source("demo-draft")}, LoadOptions())
+    return Forecast(host, source("demo"), {"demo-draft": source("demo-draft")}, LoadOptions())
 
 
 def asked(settings: Settings, cpu: int = GIB, gpu: int = 0, shared: bool = False, draft: bool = False):
     rooms = (Room(CPU, cpu), *([Room("Metal", gpu)] if gpu else []))
     machine = Machine(HOST, rooms, "on this machine", shared)
     drafter = source("demo-draft") if draft else None
-    return problem(settings, machine, source("demo"), drafter, Known(), lambda _: Footprint())
+    return problem(settings, machine, source("demo"), drafter, Known(), lambda _: LEANEST)
 
 
 # --- the machine
@@ -120,12 +123,13 @@ def test_what_the_runtime_does_not_tell_is_guessed_and_not_asked_again(monkeypat
         times += 1
         raise BackendError("no figures")
 
-    monkeypatch.setattr(survey, "surface", refuses)
+    monkeypatch.setattr(forecasting, "surface", refuses)
     host = replace(HOST, devices=("CUDA0",))
-    placed, once = Placement(3), forecast(host)
+    unknown = replace(source("demo"), shape=replace(source("demo").shape, llama_like=False))
+    placed, once = Placement(3), Forecast(host, unknown, {}, LoadOptions())
     for n_ctx in (512, 1024):
         spec = ContextSpec(n_ctx)
-        guessed = predict(Part(source("demo").shape, spec, placed), host).total_bytes
+        guessed = predict(Part(unknown.shape, spec, placed), host).total_bytes
         assert once.bytes_of(Configuration(spec, placement=placed)) == guessed
     assert times == 1
 
@@ -165,7 +169,7 @@ def test_a_budget_below_the_weights_says_what_is_needed_what_is_there_and_what_w
         asked(Settings(budget=50 * MIB))
     assert str(caught.value) == (
         "the weights of demo alone take 12.8 MiB and the programs 38.0 MiB, and the budget is 50.0 MiB; "
-        "raise --budget above 50.8 MiB, or use a model of at most 12.0 MiB"
+        "raise --budget to 60MiB, or use a model of at most 12.0 MiB"
     )
     with pytest.raises(DoesNotFit, match=r"and 20\.0 MiB are free on this machine; .* or use another machine"):
         asked(Settings(), cpu=20 * MIB)

@@ -37,11 +37,6 @@ def devices() -> tuple[Device, ...]:
     return tuple(_read(pointer) for pointer in _graphics())
 
 
-def free_bytes(name: str) -> int | None:
-    """What is free on a device now; None where it has gone."""
-    return next((device.free_bytes for device in devices() if device.name == name), None)
-
-
 def repacked_types() -> frozenset[str]:
     """Weight types of which this build keeps a rearranged copy on this processor.
 
