@@ -231,7 +231,8 @@ def main() -> None:
     command = by_command(question, args, limit_all, calm)
     print(json.dumps(command, indent=1), flush=True)
     settings = {"kv": "q8_0", "exact": True, "method": loaded.method, "context": loaded.n_ctx, **asdict(SAMPLING)}
-    head = {"settings": settings, "rungs": loaded.n_rungs, "low_mark_bytes": LOW_BYTES}
+    ladder = next(p.value for p in loaded.plan if p.line == "ladder")
+    head = {"settings": settings, "ladder": ladder, "low_mark_bytes": LOW_BYTES}
     record.write("hog", {**head, "chat": chat, "command": command, "seconds": time.perf_counter() - start})
     for name, line in (("chat", chat), ("command", command)):
         if not line["identical"] or line["restarts"] or not (line["steps_down"] and line["steps_up"]):

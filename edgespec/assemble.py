@@ -54,7 +54,7 @@ def open_assistant(
 ) -> Assistant:
     """Resolve, check, plan, load and wire; report(what, share done) on the way.
 
-    rung          how many steps down its plan's ladder to begin; the last one where there are fewer
+    rung          how many steps down its plan's ladder to begin; at most the last one with the plan's context
     beside_bytes  what other processes of ours take of the budget
     Raises BadSetting, ModelNotFound, ModelUnusable, DrafterUnusable, DoesNotFit, Cancelled.
     """
@@ -110,7 +110,7 @@ def _open(
         lines = explain.plan(methods[name], planner.target.quantisation, made.lines, planner.why_plain, facts)
         unused = runtime_build.unused_gpu_warning(runtime.supports_gpu())
         warnings = [*explain.warnings(chat.warning, asked, facts, unused), *made.warnings]
-        if ladder.rung > rung:
+        if ladder.rung > _begin_at(made.rungs, rung):
             warnings.append(f"memory did not suffice for the plan; this runs as {described(ladder.configuration)}")
         assistant = Assistant(
             entry=entry,
@@ -120,7 +120,7 @@ def _open(
             warnings=tuple(warnings),
             owned=stack.pop_all(),
             memory=planner.report(made),
-            n_rungs=len(made.rungs),
+            n_rungs=1 + _begin_at(made.rungs, len(made.rungs)),
             weighing=weighing,
             keep=planner.save_learnt,
         )
@@ -133,6 +133,12 @@ def _open(
     if len(methods) > 1:
         bench.use(name)
     return bench
+
+
+def _begin_at(rungs: Sequence[Configuration], rung: int) -> int:
+    """The lowest rung down to `rung` that keeps the promised context: an answer that a death cut must have room for its
+    rest. Where memory is really short the ladder goes further by itself, to what holds the conversation."""
+    return max(i for i in range(min(rung, len(rungs) - 1) + 1) if rungs[i].target.n_ctx == rungs[0].target.n_ctx)
 
 
 def _ladder_line(made: Plan, ladder: Ladder) -> PlanLine:
@@ -239,7 +245,7 @@ class _Opening:
             if all(r.draft is None for r in rungs):
                 self.drafters.close()
             steps = build(self.target, self.drafters, self.planner.known.acceptance)
-            start = min(rung, len(rungs) - 1)
+            start = _begin_at(rungs, rung)
             try:
                 if (draft := rungs[start].draft) is not None:  # the ladder would step over one that is unusable
                     self.drafters.get(draft.name, draft.placement)

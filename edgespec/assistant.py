@@ -23,7 +23,7 @@ class Assistant:
 
     warnings  what the user should know before believing or timing it
     owned     what close() frees: models and contexts
-    memory    what it takes, as predicted; n_rungs: steps of its plan's ladder
+    memory    what it takes, as predicted; n_rungs: of its plan's ladder, those with the plan's context
     weighing  from before the weights were loaded
     keep      saves what answers taught, in a file; a warning where that failed
     """

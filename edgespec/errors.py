@@ -80,12 +80,17 @@ class Cancelled(EdgespecError):
     exit_code = 130
 
 
-class WorkerDied(EdgespecError):
-    """The process that owns the model is gone; text and tokens are what the answer under way had said."""
+class AnswerCut(EdgespecError):
+    """An answer failed after it had begun; text and tokens are what it had said. Sentence and exit code are those of
+    what went wrong."""
 
-    def __init__(self, message: str, text: str = "", tokens: tuple[int, ...] = ()) -> None:
-        self.text, self.tokens = text, tokens
+    def __init__(self, message: str, text: str = "", tokens: tuple[int, ...] = (), exit_code: int = 1) -> None:
+        self.text, self.tokens, self.exit_code = text, tokens, exit_code
         super().__init__(message)
+
+
+class WorkerDied(AnswerCut):
+    """The process that owns the model is gone; text and tokens are empty where no answer had begun."""
 
 
 def _rebuilt(cls: type[EdgespecError], message: str, state: dict[str, object]) -> EdgespecError:

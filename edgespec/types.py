@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # the faces speak this vocabulary too, and start faster witho
 
 Ids: TypeAlias = "NDArray[np.int32]"
 Floats: TypeAlias = "NDArray[np.float32]"
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 KV_TYPES = ("f16", "q8_0", "q4_0")
 MAX_NODES = 512
@@ -282,7 +282,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Answer:
-    """A finished answer and what it cost; finish "cancelled" keeps what was said so far.
+    """A finished answer and what it cost; finish "cancelled" or "error" (told by the faces) keeps what was said so far.
 
     text excludes the stop string and everything after it; tokens holds every emitted id.
     n_said: the first so many of them came from a process that died; the other figures are of the rest.

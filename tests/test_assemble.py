@@ -218,6 +218,24 @@ def test_a_method_that_needs_a_drafter_is_refused_without_one(monkeypatch: pytes
         open_assistant(Settings(method="model"))
 
 
+# --- after a death
+
+
+@pytest.mark.parametrize("method", ["plain", "model"])
+def test_a_restart_keeps_the_context_that_was_promised(method: str) -> None:
+    """The next rung of a plan without a drafter is a shorter context: one death would end an answer early with
+    "length", or leave other turns out in the middle of it."""
+    settings = Settings(method=method, nodes=None if method == "plain" else 8)
+    with open_assistant(settings) as first:
+        n_ctx, n_rungs = first.engine.n_ctx, first.n_rungs
+    with open_assistant(settings, rung=99) as again:
+        assert (again.engine.n_ctx, again.n_rungs) == (n_ctx, n_rungs)
+        assert not [warning for warning in again.warnings if "memory did not suffice" in warning]
+        steps = plan_of(again)["ladder"].value
+        assert steps.startswith(f"step {n_rungs - 1} of ") if n_rungs > 1 else steps.endswith(" steps")
+    assert (n_rungs > 1) == (method == "model")
+
+
 # --- what this machine found out about itself
 
 

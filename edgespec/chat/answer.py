@@ -13,7 +13,7 @@ from edgespec.backends.base import Model, Progress
 from edgespec.chat.prompt import encode
 from edgespec.chat.templates import ChatTemplate
 from edgespec.chat.text import TextStream
-from edgespec.chat.turns import fitted
+from edgespec.chat.turns import Fitted, fitted, resumed
 from edgespec.errors import Cancelled, ContextOverflow
 from edgespec.types import Answer, FinishReason, Message, Notice, Piece, Prefill, Sampling, Step
 
@@ -73,27 +73,32 @@ class Chat:
         progress: Progress | None = None,
         said: Sequence[int] = (),
         n_shown: int = 0,
+        start: int = 0,
+        began: Callable[[int], None] = lambda _: None,
     ) -> Iterator[Piece | Notice | Answer]:
         """Pieces, then one Answer whose text and tokens are theirs joined; Notices as they come.
 
-        The oldest turns are left out where the conversation outgrew the context (turns.py).
+        The oldest turns are left out where the conversation outgrew the context (turns.py); began(number of the message
+        that the prompt begins with) comes before everything else.
 
-        said: ids of this very answer that were emitted elsewhere, whose text was shown up to n_shown characters. Pieces
-        hold what comes behind those, the Answer all of it, with figures of what was done here; max_tokens counts them.
+        said: ids of this very answer that were emitted elsewhere, whose text was shown up to n_shown characters, behind
+        a prompt that began with message `start`. Pieces hold what comes behind those, the Answer all of it, with
+        figures of what was done here; max_tokens counts them.
         A stop string ends the answer, finish "stop"; neither it nor text after it is printed, though the ids
         are kept. Cancelled, even while the prompt is read, is an Answer too. Closing the iterator stops the
         engine. Raises what prompt.encode and the engine raise.
         """
         text = TextStream(self._pieces, (*stop, *self._template.stop))
-        prompt, notices = fitted(messages, self.prompt_ids, self._count, self._engine.n_ctx, max_tokens)
-        yield from notices
+        fit = self._fit(messages, max_tokens, len(said), start)
+        began(fit.start)
+        yield from fit.notices
         tally = _Tally(said=tuple(said), n_shown=n_shown)
         yield from tally.piece(text.feed(self._printing(said)))
         if ended := self._ended(said, max_tokens):
             tally.finish = ended
         elif not text.stopped:
             n_left = None if max_tokens is None else max_tokens - len(said)
-            ids, end_ids = [*prompt, *said], self._model.end_ids
+            ids, end_ids = [*fit.prompt, *said], self._model.end_ids
             yield from self._follow(
                 self._engine.generate(ids, sampling, n_left, end_ids=end_ids, cancelled=cancelled, progress=progress),
                 text,
@@ -120,12 +125,16 @@ class Chat:
                     break
         except Cancelled:
             tally.finish = "cancelled"
-        except ContextOverflow:
-            if not tally.said:
+        except ContextOverflow as error:
+            if not tally.said or error.n_needed > error.n_ctx + 1:
                 raise
             tally.finish = "length"  # the context was full when it was said
         finally:
             _close(steps)
+
+    def _fit(self, messages: Sequence[Message], max_tokens: int | None, n_said: int, start: int) -> Fitted:
+        how = (messages, self.prompt_ids, self._count, self._engine.n_ctx, max_tokens)
+        return resumed(*how, n_said, start) if n_said else fitted(*how)
 
     def _count(self, message: Message) -> int:
         """Tokens of a message's content."""

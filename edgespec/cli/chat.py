@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from edgespec.cli import INTERRUPTED, screen
 from edgespec.cli import options as o
-from edgespec.errors import BadSetting, Cancelled, EdgespecError, WorkerDied
+from edgespec.errors import AnswerCut, BadSetting, Cancelled, EdgespecError, WorkerDied
 from edgespec.service.messages import Loaded
 from edgespec.service.supervisor import Supervisor
 from edgespec.types import Answer, Message, Notice, Sampling
@@ -83,14 +83,15 @@ class Conversation:
                 _note("(Ctrl-C once more leaves)", dim=True)
 
     def _exchange(self, text: str) -> None:
-        """One message and its answer; what cannot be answered is said and dropped, but for what a death cut short."""
+        """One message and its answer; what cannot be answered is said and dropped, but for what was begun or died."""
         try:
             answer = self._turn(text)
         except Cancelled:
             raise
-        except WorkerDied as error:
+        except AnswerCut as error:
             kept = "and the answer so far are kept" if error.text else "is kept and goes in front of the next one"
-            _note(f"{error}; your message {kept}: type on, and a new process answers")
+            then = "and a new process answers" if isinstance(error, WorkerDied) else "or /clear starts anew"
+            _note(f"{error}; your message {kept}: type on, {then}")
         except EdgespecError as error:
             _note(f"{error}; your message was not sent: arrow up brings it back, /clear starts anew")
         else:
@@ -100,7 +101,7 @@ class Conversation:
     def _turn(self, text: str) -> Answer:
         """Answer one message and remember both; one stopped before its first token leaves no trace.
 
-        Raises WorkerDied once as much as was said is remembered.
+        Raises AnswerCut once as much as was said is remembered.
         """
         turns, asked = self._with_unanswered(text)
         # A seed a turn: the same question asked again after /clear gets another answer, and a session can be repeated.
@@ -110,7 +111,7 @@ class Conversation:
         try:
             done = screen.answer(self._worker, messages, sampling, self._max_tokens, show=True, shows=self._is_news)
             answer = done.answer
-        except WorkerDied as error:
+        except AnswerCut as error:
             said = [Message("assistant", error.text, error.tokens)] if error.text else []
             self._turns = [*turns, asked, *said]
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -11,10 +12,11 @@ import typer
 
 from edgespec.cli import INTERRUPTED, probe, screen
 from edgespec.cli import options as o
-from edgespec.errors import BadSetting
+from edgespec.errors import AnswerCut, BadSetting
 from edgespec.service.messages import Done, Loaded
+from edgespec.service.replay import cut_short
 from edgespec.service.supervisor import Supervisor
-from edgespec.types import Message, Sampling
+from edgespec.types import Message, Notice, Sampling
 
 # Far beyond any context; without it an endless pipe would fill the memory first.
 MAX_INPUT_BYTES = 1 << 26
@@ -37,8 +39,18 @@ def run(
     if answering.system:
         messages.insert(0, Message("system", answering.system))
     with Supervisor() as worker:
-        loaded = screen.load(worker, asked)
-        done = screen.answer(worker, messages, sampling, answering.max_tokens, show=not as_json)
+        loaded, notices = screen.load(worker, asked), list[Notice]()
+
+        def shows(notice: Notice) -> bool:
+            notices.append(notice)
+            return screen.worth_a_line(notice)
+
+        try:
+            done = screen.answer(worker, messages, sampling, answering.max_tokens, show=not as_json, shows=shows)
+        except AnswerCut as error:
+            if as_json and error.tokens:
+                print(json.dumps(failed(error, notices, worker.loaded or loaded, sampling)), flush=True)
+            raise
         loaded = worker.loaded or loaded  # a restart had another plan
     if as_json:
         print(json.dumps(result(done, loaded, sampling)))
@@ -105,6 +117,12 @@ def result(done: Done, loaded: Loaded, sampling: Sampling) -> dict[str, Any]:
         "memory": _memory(done, loaded),
         "plan": [{"line": p.line, "value": p.value, "reason": p.reason} for p in loaded.plan],
     }
+
+
+def failed(error: AnswerCut, notices: Sequence[Notice], loaded: Loaded, sampling: Sampling) -> dict[str, Any]:
+    """The same object of an answer that failed after it had begun: figures are lost, `error` is the sentence."""
+    answer = cut_short(error.text, error.tokens, "error", loaded.method)
+    return {**result(Done(0, answer, 0, tuple(notices)), loaded, sampling), "error": str(error)}
 
 
 def _memory(done: Done, loaded: Loaded) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class Generate:
     """said: ids of this very answer that were emitted before the process died; the answer goes on behind them.
 
     n_shown: characters of its text that arrived with them: nearly always their text, less what is not certain yet.
+    start: where the conversation began when they were emitted (Began); means nothing without said.
     """
 
     request: int
@@ -48,6 +49,7 @@ class Generate:
     stop: tuple[str, ...] = ()
     said: tuple[int, ...] = ()
     n_shown: int = 0
+    start: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Loaded:
-    """n_rungs: how many steps its ladder has, a restart may begin at any of them; memory: as predicted."""
+    """n_rungs: how many rungs of its ladder promise the plan's context, a restart may begin at any of them; memory: as
+    predicted."""
 
     request: int
     model: str
@@ -85,6 +88,14 @@ class Progress:
     request: int
     what: str
     done: float
+
+
+@dataclass(frozen=True)
+class Began:
+    """The prompt begins with this message: those before it were left out, but for system messages."""
+
+    request: int
+    start: int
 
 
 @dataclass(frozen=True)
@@ -122,7 +133,7 @@ class Failed:
 
 
 Order = Load | Probe | Generate | Cancel
-Event = Loaded | Probed | Progress | Said | Noted | Done | Failed
+Event = Loaded | Probed | Progress | Began | Said | Noted | Done | Failed
 
 
 class Pipe:

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
-from edgespec.errors import Cancelled, DoesNotFit, WorkerDied
+from edgespec.errors import Cancelled, DoesNotFit, EdgespecError, WorkerDied
 from edgespec.memory.pressure import read_once
 from edgespec.memory.report import ProbeReport
 from edgespec.memory.sizes import MIB, shown
 from edgespec.service.child import ANSWERING, IDLE, LOADING, Child, Ended
 from edgespec.service.messages import (
+    Began,
     Cancel,
     Done,
     Event,
@@ -53,7 +54,7 @@ class Nudged:
 
 class Supervisor:
     """One model in one child process at a time; one request at a time. `most_deaths` in a row end a request; the next
-    one begins with a new process."""
+    one begins with a new process. A row ends with an answer, a refusal or a load that was asked for."""
 
     def __init__(self, command: Sequence[str] = COMMAND, most_deaths: int = MOST_DEATHS) -> None:
         """Raises WorkerDied where the process cannot be started, DoesNotFit where there is no memory for it."""
@@ -64,12 +65,11 @@ class Supervisor:
         self._order: Load | None = None  # what a new process loads
         self._loaded: Loaded | None = None  # what the process at work has loaded
         self._n_rungs: int | None = None
-        self._n_deaths = 0
         self._current: int | None = None  # the caller's request
         self._pending: int | None = None  # what the process is at: that one, or a load on its behalf
         self._cancelled = False
         self._closed = self._dead = False
-        self._method = "plain"
+        self._method, self._n_deaths = "plain", 0
         self._child: Child | None = None
         self._child = self._started()
 
@@ -123,7 +123,7 @@ class Supervisor:
         max_tokens: int | None = None,
         stop: Sequence[str] = (),
     ) -> Iterator[Progress | Said | Noted | Nudged | Done]:
-        """Events of one answer, Done last; raises what Chat.stream raises, or WorkerDied, which has what was said.
+        """Events of one answer, Done last; raises what Chat.stream raises or WorkerDied, once tokens came AnswerCut.
 
         The order is sent at once. Leaving the iterator, or asking anew, cancels what is still under way. A death is a
         Noted, and the answer goes on as if there had been none; Progress of the new process's loading comes in between.
@@ -175,27 +175,26 @@ class Supervisor:
         request = record.order.request
         try:
             for event in self._persist(record, doing):
-                if isinstance(event, Said):
-                    record.said(event)
-                elif isinstance(event, Noted) and not record.noted(event):
-                    continue
-                yield record.done(event) if isinstance(event, Done) else event
+                if isinstance(event, Progress | Nudged):
+                    yield event
+                elif (news := record.heard(event)) is not None:
+                    yield news
         except Cancelled:  # only while there is no process to finish a cancelled answer by itself
-            yield record.cut_short(self._method)
-        except WorkerDied as error:
-            raise WorkerDied(str(error), record.text, tuple(record.tokens)) from None
+            yield record.stopped(self._method)
+        except EdgespecError as error:
+            raise record.failed(error) from None
         finally:
             if self._current == request:
                 if self._pending is not None:
                     self.cancel()
                 self._current = None
 
-    def _persist(self, record: Record, doing: str) -> Iterator[Progress | Said | Noted | Nudged | Done]:
+    def _persist(self, record: Record, doing: str) -> Iterator[Progress | Began | Said | Noted | Nudged | Done]:
         """Events of the process at work and of those that come after it."""
         request = record.order.request
         while True:
             while self._pending == request and (event := self._next(request)) is not None:
-                assert isinstance(event, Progress | Said | Noted | Nudged | Done)
+                assert isinstance(event, Progress | Began | Said | Noted | Nudged | Done)
                 yield event
                 if isinstance(event, Done):
                     return
@@ -281,7 +280,7 @@ class Supervisor:
 
     def _step_down(self) -> bool:
         """Whether the next process will have a smaller plan, as far as is known: only one that has loaded tells how
-        long its ladder is. The worker stops at the end of it by itself."""
+        many rungs promise the same context. The worker stops at the last of them by itself."""
         if self._order is None:
             return False
         rung = self._order.rung + 1

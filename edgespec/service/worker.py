@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from edgespec.errors import BackendError, DoesNotFit, EdgespecError
 from edgespec.service.messages import (
+    Began,
     Cancel,
     Done,
     Failed,
@@ -140,6 +141,8 @@ class Worker:
             progress=lambda done, total: self._report(order.request, "reading the prompt", done / total),
             said=order.said,
             n_shown=order.n_shown,
+            start=order.start,
+            began=lambda start: self._pipe.send(Began(order.request, start)),
         ):
             if isinstance(event, Piece):
                 self._pipe.send(Said(order.request, event))

@@ -9,7 +9,7 @@ import pytest
 
 from edgespec.chat.answer import Chat
 from edgespec.errors import ContextOverflow
-from edgespec.types import Answer, Piece, Sampling
+from edgespec.types import Answer, Message, Piece, Sampling
 from tests.chat.test_answer import END, USER, Script
 
 Toy = Callable[..., Any]
@@ -74,8 +74,29 @@ def test_an_answer_that_had_ended_asks_the_engine_nothing(
 
 def test_a_context_that_was_full_is_a_length_and_no_refusal(toy: Toy) -> None:
     """The first process ended such an answer with "length"; the second sees a prompt that leaves no room."""
-    pieces, answer = stream(toy(), Script([b"x"], failure=ContextOverflow(100, 50)), said=b"ab", n_shown=2)
+    pieces, answer = stream(toy(), Script([b"x"], failure=ContextOverflow(51, 50)), said=b"ab", n_shown=2)
     assert (pieces, answer.text, answer.finish) == ([], "ab", "length")
+
+
+def test_a_context_that_became_too_short_is_no_length(toy: Toy) -> None:
+    """A death would cut the answer, and whoever reads it would take it for one that was finished."""
+    with pytest.raises(ContextOverflow):
+        stream(toy(), Script([b"x"], failure=ContextOverflow(100, 50)), said=b"ab", n_shown=2)
+
+
+def test_the_conversation_begins_where_the_first_process_began_it(toy: Toy) -> None:
+    """The process that takes over may have another context: what it leaves out by itself is another prompt."""
+    talk = [Message("user" if i % 2 == 0 else "assistant", f"message {i}") for i in range(9)]
+    told: list[int] = []
+    how: dict[str, Any] = {"sampling": Sampling(), "max_tokens": 10, "began": told.append}
+    first = Script([b"ab"], n_ctx=120)
+    list(Chat(toy(), first).stream(talk, **how))
+    for n_ctx in (120, 500):
+        script = Script([b"c", [END]], n_ctx=n_ctx)
+        list(Chat(toy(), script).stream(talk, said=tuple(b"ab"), n_shown=2, start=told[0], **how))
+        assert script.asked["prompt"] == [*first.asked["prompt"], *b"ab"]
+    assert told == [told[0]] * 3
+    assert told[0] > 0
 
 
 def test_the_figures_are_of_what_was_done_here(toy: Toy) -> None:

@@ -11,6 +11,7 @@ import pytest
 from edgespec.chat.answer import Chat
 from edgespec.chat.turns import AROUND
 from edgespec.chat.turns import fitted as cut_to_fit
+from edgespec.chat.turns import resumed as go_on
 from edgespec.types import Answer, Message, Notice, Sampling
 from tests.chat.test_answer import END, Script
 
@@ -30,7 +31,8 @@ def turns(n: int, system: bool = False) -> list[Message]:
 
 def fitted(messages, encode, n_ctx: int, max_tokens: int | None):
     """With counts that are right but for what the template puts at the end."""
-    return cut_to_fit(messages, encode, lambda _: 10 - AROUND, n_ctx, max_tokens)
+    found = cut_to_fit(messages, encode, lambda _: 10 - AROUND, n_ctx, max_tokens)
+    return found.prompt, list(found.notices)
 
 
 def kept(prompt: list[int]) -> list[int]:
@@ -101,6 +103,29 @@ def test_a_long_conversation_is_rendered_a_few_times_only() -> None:
     prompt, _ = fitted(turns(1001), counted, 1000, 100)
     assert len(prompt) <= 900
     assert len(calls) <= 12
+
+
+def resumed(n_ctx: int, n_said: int, start: int):
+    return go_on(turns(9), encode, lambda _: 10 - AROUND, n_ctx, 25, n_said, start)
+
+
+@pytest.mark.parametrize("start", [0, 2, 4, 8])
+def test_an_answer_that_goes_on_finds_the_beginning_it_had_in_any_context_that_holds_it(start: int) -> None:
+    """Fails when the place is chosen anew: by a shorter context turns vanish in mid-answer, by a longer one they come
+    back, and the text behind them is another one."""
+    n_prompt = 10 * (9 - start) + 4
+    for n_ctx in (n_prompt + 20, n_prompt + 60, 4096):
+        found = resumed(n_ctx, 20, start)
+        assert (kept(found.prompt), found.start, found.notices) == ([*range(start, 9)], start, ())
+
+
+def test_a_context_that_no_longer_holds_beginning_and_answer_leaves_more_out_and_says_so() -> None:
+    """Fails when such an answer ends early as if its context had been full, or what was said is not counted: of 110
+    tokens 20 are said and 5 wanted, and 94 do not fit into the rest."""
+    found = resumed(110, 20, 0)
+    assert found.start == int(kept(found.prompt)[0]) > 0
+    assert len(found.prompt) + 20 + 5 <= 110
+    assert [notice.n_tokens for notice in found.notices] == [20]
 
 
 def test_chat_says_what_it_left_out_before_the_answer(toy: Toy) -> None:

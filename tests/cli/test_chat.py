@@ -195,6 +195,16 @@ def test_three_deaths_leave_message_and_answer_in_the_conversation_and_the_next_
 
 
 @on_a_terminal
+def test_an_error_in_mid_answer_keeps_message_and_answer(talk: Terminal) -> None:
+    """It was called not sent though its answer stood on the screen, and the next turn knew neither."""
+    talk.send("burst")
+    kept = "your message and the answer so far are kept: type on, or /clear starts anew"
+    assert "not sent" not in talk.expect(f"one .*7 MiB are wanted and 5 are free; close other programs; {kept}.*> ")
+    talk.send("hi")
+    talk.expect("3 heard: 'hi'")
+
+
+@on_a_terminal
 @pytest.mark.parametrize(("second", "heard"), [("hi", r"1 heard: 'first\\n\\nhi'"), ("first", "1 heard: 'first'")])
 def test_a_message_that_was_not_answered_goes_in_front_of_the_next(terminal: Open, second: str, heard: str) -> None:
     """Two messages in a row are refused by many chat templates, and what was typed would be gone; typed again it must

@@ -196,6 +196,29 @@ def test_a_death_in_mid_answer_leaves_what_was_printed_on_a_line_of_its_own(fake
     assert "edgespec: the model's process was killed by SIGKILL while answering, after 2 restarts; " in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("prompt", "script", "code", "says"),
+    [("burst", (), 3, "7 MiB are wanted"), ("count", ("answer", "9"), 1, "killed by SIGKILL while answering, after 2")],
+)
+def test_an_error_in_mid_answer_leaves_json_with_what_was_said(
+    fake: Command, prompt: str, script: tuple[str, ...], code: int, says: str
+) -> None:
+    """A tool got nothing of an answer that was nearly done, and no reason it could read."""
+    outcome = fake("run", "-p", prompt, "--json", script=script)
+    result = json.loads(outcome.out)
+    assert (outcome.code, result["finish_reason"], result["text"], result["tokens"]) == (code, "error", "one ", [4])
+    assert says in result["error"]
+    assert outcome.err.splitlines()[-1] == f"edgespec: {result['error']}"
+    assert set(result) == KEYS[""] | {"error"}
+    assert [event["kind"] for event in result["speculation"]["events"]] == ["restart"] * (2 * (code == 1))
+
+
+def test_an_error_in_front_of_the_first_token_is_no_json(fake: Command) -> None:
+    """There is no answer to tell of, and a tool must not take an empty one for one."""
+    outcome = fake("run", "-p", "overflow", "--json")
+    assert (outcome.code, outcome.out) == (3, "")
+
+
 def test_a_notice_is_a_line_on_stderr_and_the_answer_is_unbroken(fake: Command) -> None:
     """A line end in the middle of a sentence would stand in the file."""
     outcome = fake("run", "-p", "count", script=("answer:1", "9"))

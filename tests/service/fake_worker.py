@@ -11,6 +11,8 @@ silent    says nothing, and ends when told to  overflow  fails
 deaf      says one and hears nothing any more  stubborn  says one, then no to its cancel, and is deaf
 child     starts a process and says its id     escape    says what would clear a screen
 note      notes that a turn is left out, and says one
+begin     begins with message 2, says one, and when it goes on where
+burst     says one, and fails
 Anything else is repeated, with the number of messages.
 """
 
@@ -23,8 +25,8 @@ import sys
 import threading
 from typing import BinaryIO
 
-from edgespec.errors import ContextOverflow
-from edgespec.service.messages import Cancel, Done, Failed, Generate, Load, Loaded, Noted, Pipe, Progress, Said
+from edgespec.errors import ContextOverflow, DoesNotFit
+from edgespec.service.messages import Began, Cancel, Done, Failed, Generate, Load, Loaded, Noted, Pipe, Progress, Said
 from edgespec.service.worker import _own_stdout
 from edgespec.types import Answer, Notice, Piece, PlanLine
 
@@ -76,13 +78,21 @@ def obey(order: Generate, rung: int, pipe: Pipe, out: BinaryIO) -> None:
     elif command == "note":
         pipe.send(Noted(order.request, Notice("turns", "the oldest turn was left out")))
         say("one ")
-    elif command in ("count", "wait", "deaf", "stubborn"):
+    elif command == "begin":
+        pipe.send(Began(order.request, order.start if order.said else 2))
+        say("one ")
+    elif command in ("count", "wait", "deaf", "stubborn", "burst"):
         say("one ")
     elif command == "silent":
         pipe.send(Progress(order.request, "reading the prompt", 0.25))
     else:
         say(f"{len(order.messages)} heard: {command!r}")
     end_at("answer", rung, out)
+    if command == "burst":
+        pipe.send(Failed(order.request, DoesNotFit("7 MiB are wanted and 5 are free; close other programs")))
+        return
+    if command == "begin" and order.said:
+        say(f"from {order.start}")
     if command == "deaf":
         threading.Event().wait()
     waits = command in ("wait", "child", "silent", "stubborn")

@@ -13,6 +13,7 @@ from edgespec import errors
 from edgespec.memory.footprint import Footprint, Item
 from edgespec.memory.report import MemoryReport, ProbeReport
 from edgespec.service.messages import (
+    Began,
     Cancel,
     Done,
     Event,
@@ -34,7 +35,7 @@ from edgespec.types import Answer, Message, Notice, Piece, PlanLine, Sampling
 ANSWER = Answer("Grüße 你好 🎉", (1, 2), "stop", "model", 3, 4, 1.5, 2.5, 6, 1, 2, 1.0, 1.0, 0.5)
 EVERY_KIND = (
     Load(1, Settings(model="demo", nodes=8), rung=2),
-    Generate(2, (Message("user", "hi"), Message("assistant", "x", (7, 8))), Sampling(seed=3), 5, ("\n",), (4, 5), 1),
+    Generate(2, (Message("user", "hi"), Message("assistant", "x", (7, 8))), Sampling(seed=3), 5, ("\n",), (4, 5), 1, 2),
     Cancel(2),
     Probe(3, Settings(model="demo", budget=1 << 33), load=True),
     Probed(
@@ -42,6 +43,7 @@ EVERY_KIND = (
     ),
     Loaded(1, "demo", "a note", 2048, "model", (PlanLine("kv", "f16", "why"),), ("a warning",)),
     Progress(1, "loading demo", 0.5),
+    Began(2, 4),
     Said(2, Piece("Gr\u00fc\u00dfe", (1, 2))),
     Noted(2, Notice("context", "room was made", 3)),
     Done(2, ANSWER, 1 << 33, (Notice("context", "room was made", 3),), (("cpu", 1 << 20),)),
@@ -76,6 +78,7 @@ def test_the_ids_of_an_answer_arrive_though_they_do_not_count_as_equal(pipe: Pip
     [
         errors.ContextOverflow(3000, 2048, 8192),
         errors.DrafterUnusable("drafter x has another vocabulary; use -d none"),
+        errors.AnswerCut("it needs 7 MiB; close something", "half an answer", (1, 2), 3),
         errors.WorkerDied("it died, after 2 restarts; try again", "half an answer", (1, 2)),
         *(kind("a sentence") for kind in errors.EdgespecError.__subclasses__()),
     ],

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from edgespec.errors import ContextOverflow, WorkerDied
+from edgespec.errors import AnswerCut, ContextOverflow, WorkerDied
 from edgespec.service.messages import Done, Noted, Progress, Said
 from edgespec.service.supervisor import Nudged, Supervisor
 from edgespec.settings import Settings
@@ -141,6 +141,41 @@ def test_deaths_with_a_finished_answer_between_them_are_not_in_a_row(scripted: S
         kill(worker)
 
 
+@pytest.mark.parametrize("asked_for", [False, True])
+def test_only_a_load_that_was_asked_for_ends_a_row(scripted: Scripted, asked_for: bool) -> None:
+    """If the load of a restart did, a process that dies in every answer would be started for ever; if none did, a model
+    loaded anew would be given up for what the one before it died of."""
+    worker = loaded(scripted("answer:3", KILL))
+    events = ask(worker, "count")
+    for _ in range(2):
+        while not isinstance(next(events), Noted):
+            pass
+    worker.cancel()
+    assert end(list(events)).answer.finish == "cancelled"
+    if asked_for:
+        worker.load(Settings())
+    told = []
+    with pytest.raises(WorkerDied, match="after 2 restarts"):
+        for event in ask(worker, "count"):
+            told += [event] if isinstance(event, Noted) else []
+    assert len(told) == (2 if asked_for else 0)
+
+
+def test_a_replay_begins_the_conversation_where_the_first_process_did(scripted: Scripted) -> None:
+    """The next process may have another context, and would leave other turns out in mid-answer; the last one knows only
+    what the one before it was told."""
+    events = list(ask(loaded(scripted("answer:2", KILL)), "begin"))
+    assert texts(events) == ["one ", "from 2"]
+
+
+def test_an_error_behind_the_first_token_has_what_was_said(scripted: Scripted) -> None:
+    """The face would call a message not sent whose answer is on the screen, and forget both."""
+    with pytest.raises(AnswerCut, match=r"^7 MiB are wanted and 5 are free; close other programs$") as caught:
+        list(ask(loaded(scripted()), "burst"))
+    assert (caught.value.text, caught.value.tokens, caught.value.exit_code) == ("one ", (4,), 3)
+    assert not isinstance(caught.value, WorkerDied)
+
+
 def test_a_refusal_is_no_death(scripted: Scripted) -> None:
     """Another process would refuse it as well."""
     worker = loaded(scripted("answer:1", KILL))
@@ -211,7 +246,8 @@ def test_a_restart_that_is_refused_raises_the_refusal_and_the_next_message_loads
     good, gone = worker._order, Settings(model="gone")
     assert good is not None
     monkeypatch.setattr(worker, "_order", type(good)(good.request, gone, good.rung))
-    with pytest.raises(ContextOverflow):
+    with pytest.raises(AnswerCut, match="context size of 128") as caught:
         list(ask(worker, "count"))
+    assert (caught.value.text, caught.value.exit_code) == ("one ", ContextOverflow.exit_code)
     monkeypatch.setattr(worker, "_order", good)
     assert texts(list(ask(worker, "count"))) == ["one ", "two ", "three"]

@@ -89,6 +89,22 @@ def test_the_conversation_of_before_is_there_after_a_death(worker: Supervisor) -
     assert again.cache_n == 0
 
 
+def test_turns_that_were_left_out_stay_out_and_no_others_in_a_plan_without_a_drafter() -> None:
+    """Its next rung has a shorter context: the process that took over left more turns out in mid-answer, or ended the
+    answer with "length"."""
+    turns = [Message("user" if i % 2 == 0 else "assistant", f"{i} " + "river bank " * 100) for i in range(13)]
+    with Supervisor() as worker:
+        n_ctx = worker.load(Settings(model="demo", method="plain", exact=True, kv="q8_0")).n_ctx
+        _, want, _ = whole(worker.generate(turns, GREEDY, 40))
+        seen = list(killed_at_piece(worker, 2, signal.SIGKILL, worker.generate(turns, GREEDY, 40)))
+        shown, again, n_deaths = whole(iter(seen))
+        assert (shown, again.tokens, again.finish, n_deaths) == (want.text, want.tokens, want.finish, 1)
+        assert worker.loaded is not None
+        assert worker.loaded.n_ctx == n_ctx
+    kinds = [event.notice.kind for event in seen if isinstance(event, Noted)]
+    assert [kind for kind in kinds if kind != "context"] == ["turns", "restart"]
+
+
 def test_a_cancel_during_a_restart_stops_its_loading_and_the_next_answer_loads_anew(
     worker: Supervisor, undisturbed: dict[Sampling, Answer]
 ) -> None:
