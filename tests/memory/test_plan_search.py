@@ -14,7 +14,7 @@ from edgespec.memory.configuration import Configuration
 from edgespec.memory.footprint import Footprint
 from edgespec.memory.methods import KV_KEPT, WINDOW_KEPT, target_spec
 from edgespec.memory.plan import KEEP, Plan, plan
-from edgespec.memory.problem import Problem, Room
+from edgespec.memory.problem import USEFUL_CONTEXTS, Problem, Room
 from edgespec.memory.search import N_UBATCH, PROMPT_SHARE, SLOWER_ON_CPU, SLOWER_ON_GPU
 from edgespec.memory.sizes import MIB
 from edgespec.memory.times import Where, pass_ms
@@ -107,7 +107,8 @@ def alike(found: Plan) -> tuple[int, str, bool]:
 @pytest.mark.parametrize(("world", "gpu"), [(HOST, 0), (GPU, 500 * MIB)])
 @pytest.mark.parametrize("settings", [Settings(), Settings(method="model")])
 def test_more_budget_never_gives_fewer_tokens(world: World, gpu: int, settings: Settings) -> None:
-    """Within a context and a cache type, which come first; across contexts nothing that the 96 % do not allow.
+    """Within a context and a cache type, which come first; across contexts nothing that the 96 % do not allow, down to
+    the context that a drafter may cost: below it the conversation comes first.
 
     Fails when a drafter that fitted is given up for room that grew, as a rule that prefers longer contexts to drafters
     would.
@@ -116,7 +117,7 @@ def test_more_budget_never_gives_fewer_tokens(world: World, gpu: int, settings: 
     for found in swept(world, settings, gpu):
         if last and alike(found) == alike(last):
             assert found.tokens_per_s >= last.tokens_per_s
-        if last and settings.method == "auto" and alike(found)[1] == alike(last)[1] == "f16":
+        if last and settings.method == "auto" and last.configuration.target.n_ctx >= USEFUL_CONTEXTS[-1]:
             assert found.tokens_per_s >= 0.99 * KEEP * last.tokens_per_s
         last = found
     assert last is not None
