@@ -41,6 +41,8 @@ LONGEST_PROMPT, N_TOKENS = 1200, 96
 # What is hit, in turn; a load is hit by a second kill of the same answer.
 CASES = ("prompt", "answer", "answer then load")
 MOST_TRIES = 20
+# A lower plan stays until the next load, which comes every so many answers, and has a conversation read again.
+RELOAD = 8
 PHASES = ("load", "prompt", "answer")
 
 
@@ -166,9 +168,8 @@ def one_by_one(settings: Settings, questions: list[Question], rng: random.Random
         killer = Killer(worker, rng, turn=tally.n_answers)
         for i, asked in enumerate(every):
             for _ in range(MOST_TRIES):
-                if killer.killed == worker.pid:  # it came after the end: that death is one of the load
+                if killer.killed == worker.pid or not i % RELOAD:  # a death behind the end is one of the load
                     worker.load(settings)
-                worker.load(settings)  # a lower plan must not stay, nor what is cached of this very prompt
                 if kill_one(killer, asked, CASES[i % len(CASES)], load_s, tally):
                     break
                 tally.n_missed += 1
