@@ -59,12 +59,12 @@ def _without_place(word: str) -> str:
 
 
 def write(name: str, result: dict[str, Any]) -> Path:
-    """results/NAME.json with commit, machine, date and command in front."""
+    """results/NAME.json with commit, machine, date and command in front; paths as from the repository's root."""
     RESULTS.mkdir(exist_ok=True)
     command = " ".join(["python", *map(_without_place, sys.argv)])
     head = {**START, "command": command}
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({**head, **result}, indent=1) + "\n")
+    path.write_text(json.dumps({**head, **result}, indent=1).replace(f"{ROOT}/", "") + "\n")
     return path
 
 
