@@ -5,7 +5,7 @@
 The model's process and a hog share a control group with a limit somewhat above what the chat needs. After so many
 tokens of the answer the hog takes what is free but for half the low mark, and after some more it gives it back. Under
 --exact with q8_0 KV a row depends on nothing but its past, so the text must be the undisturbed one. Once more through
-the command line with the hog on a timer, to see the steps in `--json`. Skipped where control groups cannot be had.
+the command line, to see the steps in `--json`. Skipped where control groups cannot be had.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ SAMPLING = Sampling(temperature=0.8, seed=1)
 QUESTION = "Create a lesson plan that integrates drama"  # one that the demo model answers at length
 # Beyond what the process takes at its most: the margin that a plan without a budget leaves, and some room to be taken.
 SPARE_BYTES, LIMIT_BYTES = 48 << 20, 1 << 30
+LOADED_BYTES = 64 << 20  # face and worker hold more than that once the model is there
 # Takes and gives back what it is told; a mapping, since an allocator may keep what is freed.
 HOG = """
 import mmap, sys
@@ -164,8 +165,19 @@ def counts(events: list[dict[str, Any]]) -> dict[str, int]:
     return {"steps_down": len(ladder) - up, "steps_up": up, "restarts": restarts}
 
 
+def until_still(group: cgroups.Group, process: subprocess.Popen[str]) -> None:
+    """Until a model was loaded and what is free has not changed by more than a MiB for half a second: it answers. A hog
+    that comes while a load allocates is what the system kills, and shows nothing."""
+    start, last, n_still = group.free_bytes, 0, 0
+    while n_still < 5 and process.poll() is None:
+        time.sleep(0.1)
+        free = group.free_bytes
+        n_still = n_still + 1 if start - free > LOADED_BYTES and abs(free - last) < 1 << 20 else 0
+        last = free
+
+
 def by_command(question: str, args: argparse.Namespace, limit: int, calm: Told) -> dict[str, Any]:
-    """edgespec run --json in the group, face and all; the hog comes and goes by the clock."""
+    """edgespec run --json in the group, face and all; the hog comes once memory stands still and goes by the clock."""
     flags = ["-m", "demo", "--method", "model", "--exact", "--kv", "q8_0", "--temperature", str(SAMPLING.temperature)]
     flags += ["--seed", str(SAMPLING.seed), "--max-tokens", str(args.tokens), "--json", "-p", question]
     command = [sys.executable, "-m", "edgespec.cli", "run", *flags]
@@ -174,7 +186,7 @@ def by_command(question: str, args: argparse.Namespace, limit: int, calm: Told) 
         process = subprocess.Popen(
             group.command(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
         )
-        time.sleep(args.load_seconds + calm.seconds / 5)
+        until_still(group, process)
         hog.take_but(LOW_BYTES // 2)
         time.sleep(calm.seconds / 4)
         hog.hold(0)
@@ -196,14 +208,10 @@ def by_command(question: str, args: argparse.Namespace, limit: int, calm: Told) 
     return {**head, "identical": same, "events": events, **counts(events)}
 
 
-def limits(question: str, n_tokens: int) -> tuple[int, int, float]:
-    """For the worker alone and for the program as a whole: what it takes at its most, and room to be taken. Also the
-    seconds of a load."""
+def limits(question: str, n_tokens: int) -> tuple[int, int]:
+    """For the worker alone and for the program as a whole: what it takes at its most, and room to be taken."""
     with cgroups.new_group(LIMIT_BYTES) as group, Supervisor(group.command(COMMAND)) as worker:
         worker.load(SETTINGS)  # the first one may try out the runtime and time passes
-        start = time.perf_counter()
-        worker.load(SETTINGS)
-        seconds = time.perf_counter() - start
         ask(worker, question, n_tokens, group, {})
     with cgroups.new_group(LIMIT_BYTES) as group:
         with Supervisor(group.command(COMMAND)) as worker:
@@ -211,7 +219,7 @@ def limits(question: str, n_tokens: int) -> tuple[int, int, float]:
             ask(worker, question, n_tokens, group, {})
         peak = group.peak_bytes
     face = 16 << 20
-    return peak + (64 << 20) + SPARE_BYTES, peak + face + (64 << 20) + SPARE_BYTES, seconds
+    return peak + (64 << 20) + SPARE_BYTES, peak + face + (64 << 20) + SPARE_BYTES
 
 
 def main() -> None:
@@ -225,7 +233,7 @@ def main() -> None:
     every = read_questions(DATA / "prompts_dev.jsonl")
     question = next(q.turns[0] for q in every if q.turns[0].startswith(QUESTION))
     start = time.perf_counter()
-    limit, limit_all, args.load_seconds = limits(question, args.tokens)
+    limit, limit_all = limits(question, args.tokens)
     chat, calm, loaded = in_chat(question, args, limit)
     print(json.dumps(chat, indent=1), flush=True)
     command = by_command(question, args, limit_all, calm)
