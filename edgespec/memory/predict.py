@@ -25,8 +25,8 @@ from edgespec.types import ContextSpec
 KV_BLOCK = {"f16": 64, "q8_0": 34, "q4_0": 18}
 _FLOAT = 4
 # The runtime's own objects, measured on this build: code paged in by the first model, then for each context graphs and
-# their tables, and for each model tensors and layers (benchmarks/results/predict.json). Code is what a process that runs
-# alone pays: beside others of its kind its share of those pages is up to 1.3 MiB less.
+# their tables, and for each model tensors and layers (benchmarks/results/predict.json). Code is what a process
+# that runs alone pays: beside others of its kind its share of those pages is up to 1.3 MiB less.
 CODE_BYTES = 10 << 18
 OBJECT_BYTES = 1 << 18
 GRAPH_NODE_BYTES = 5 << 9
