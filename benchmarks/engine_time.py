@@ -19,6 +19,7 @@ from edgespec.engine.loop import Engine
 from edgespec.engine.setup import Setup
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.drafters.reader import Reader
 from edgespec.types import Choice, ContextSpec, Ids, Rows, Sampling, Span, Step
 
 N_VOCAB = 152_064
@@ -37,7 +38,7 @@ class TimedDrafter:
     """The model drafter, with its own time (the runtime's taken out) noted."""
 
     def __init__(self, context: TimedContext) -> None:
-        self._inner, self._context, self.ms = ModelDrafter(context), context, 0.0
+        self._inner, self._context, self.ms = ModelDrafter(Reader(context)), context, 0.0
 
     def draft(self, history: Ids, choice: Choice, process, noise):
         start, inside = time.perf_counter(), self._context.ms

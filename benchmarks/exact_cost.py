@@ -19,6 +19,7 @@ from edgespec.engine.clock import TimedContext
 from edgespec.engine.loop import Engine
 from edgespec.engine.setup import Setup
 from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.drafters.reader import Reader
 from edgespec.types import PLAIN, ContextSpec, Prefill, Sampling, Step
 
 CHOICES = {"plain": PLAIN, "tree 8": tree_of(8)}
@@ -36,7 +37,7 @@ def main() -> None:
         spec = ContextSpec(n_ctx=768, max_nodes=16, max_leaves=16, kv_type=kv, exact=exact, n_threads=2)
         drafting = TimedContext(draft.open(ContextSpec(n_ctx=768, max_nodes=16, max_leaves=32, n_threads=2)))
         timed, switch = TimedContext(target.open(spec)), Switch()
-        drafters = {"model": ModelDrafter(drafting)}
+        drafters = {"model": ModelDrafter(Reader(drafting))}
         engine = Engine(Setup(timed, drafters, switch, "model", [drafting]))
         engines[f"{kv}{' exact' if exact else ''}"] = (engine, switch)
     times: dict[str, dict[str, list[float]]] = {c: {e: [] for e in engines} for c in CHOICES}

@@ -26,6 +26,7 @@ from edgespec.engine.clock import TimedContext
 from edgespec.engine.loop import Engine
 from edgespec.engine.setup import Setup
 from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.drafters.reader import Reader
 from edgespec.speculation.sampling import Noise, Process
 from edgespec.speculation.tree import chain
 from edgespec.types import PLAIN, Choice, ContextSpec, Rows, Sampling, Span, Step, Verdict
@@ -77,7 +78,7 @@ class Bench:
         wide = ContextSpec(n_ctx=768, max_nodes=32, max_leaves=48, n_threads=threads)
         self.context = TimedContext(self.target.open(spec))
         drafts = [TimedContext(draft.open(wide)) for _ in range(2)]
-        drafters = {"model": ModelDrafter(drafts[0]), "by probability": ByProbability(drafts[1])}
+        drafters = {"model": ModelDrafter(Reader(drafts[0])), "by probability": ByProbability(drafts[1])}
         self.switch = Switch()
         self.engine = Engine(Setup(self.context, drafters, self.switch, "model", drafts))
         self.drafters = {name: (d, c) for (name, d), c in zip(drafters.items(), drafts, strict=True)}
@@ -136,7 +137,7 @@ class Bench:
                 path.append(node)
             n += len(path)
             tokens = text[n - len(path) : n].tolist()
-            drafter.commit(text[:n], Verdict(tuple(path), tuple(tokens), None), NO_ROWS)
+            drafter.commit(text[:n], Verdict(tuple(path), tuple(tokens), None))
         return context.ms - before
 
 

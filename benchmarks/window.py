@@ -19,6 +19,7 @@ from edgespec.engine.loop import Engine
 from edgespec.engine.setup import Setup
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.drafters.reader import Reader
 from edgespec.types import ContextSpec, Sampling, Step
 
 WINDOWS = (64, 128, 256, 512, None)
@@ -49,7 +50,7 @@ class Bench:
         draft = LlamaModel(FILES / "demo-draft.gguf", LoadOptions())
         spec = ContextSpec(n_ctx=N_CTX, max_nodes=16, max_leaves=16, kv_type=kv, exact=True, n_threads=2)
         drafting = TimedContext(draft.open(ContextSpec(n_ctx=N_CTX, max_nodes=32, max_leaves=32, n_threads=2)))
-        self.drafter = ModelDrafter(drafting)
+        self.drafter = ModelDrafter(Reader(drafting))
         setup = Setup(
             TimedContext(self.target.open(spec)),
             {"model": self.drafter},

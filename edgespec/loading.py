@@ -20,6 +20,7 @@ from edgespec.memory.source import Source
 from edgespec.speculation.acceptance import Acceptance
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.drafters.reader import Reader
 from edgespec.types import ContextSpec
 
 Report = Callable[[str, float], None]
@@ -112,7 +113,7 @@ def build(target: LlamaModel, drafters: Drafters, acceptance: Acceptance) -> Bui
     return Build(
         target=lambda spec: loader.context(target, spec),
         draft=open_draft,
-        drafter=lambda _, context: ModelDrafter(context),
+        drafter=lambda _, context: ModelDrafter(Reader(context)),
         controller=lambda configuration: FixedController(configuration.choice, acceptance),
         release=drafters.release,
     )

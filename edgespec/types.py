@@ -170,15 +170,17 @@ class Sampling:
 class Choice:
     """What a controller asks of one round; drafter "none" is plain decoding.
 
-    rows   rows of the target's pass, node 0 included
-    depth  most drafted tokens on one path
-    width  most children of a node; 1 makes a chain
+    rows      rows of the target's pass, node 0 included
+    depth     most drafted tokens on one path
+    width     most children of a node; 1 makes a chain
+    min_prob  nodes less likely to be reached than this are not worth drafting
     """
 
     drafter: str
     rows: int
     depth: int
     width: int
+    min_prob: float = 0.0
 
     @property
     def plain(self) -> bool:
@@ -212,6 +214,7 @@ class Step:
 
     ranks   for each node of the walk that had children, in order: which of them was the draw (0 is the first), or -1
     greedy  the answer was drawn at temperature 0
+    n_past  tokens of the conversation behind the pass
     """
 
     tokens: tuple[int, ...]
@@ -224,6 +227,7 @@ class Step:
     finish: FinishReason | None = None
     ranks: tuple[int, ...] = ()
     greedy: bool = False
+    n_past: int = 0
 
 
 @dataclass(frozen=True)

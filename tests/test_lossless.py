@@ -21,6 +21,7 @@ from edgespec.engine.loop import Engine
 from edgespec.engine.setup import Setup
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.drafters.reader import Reader
 from edgespec.speculation.tree import chain
 from edgespec.speculation.verify import verify
 from edgespec.types import PLAIN, Choice, ContextSpec, Sampling, Span, Step, Verdict
@@ -63,7 +64,7 @@ def prompts(pair: Pair, n: int, longest: int = 1800) -> list[list[int]]:
 def demo_engine(pair: Pair, choice: Choice, kv: str = "f16", exact: bool = False) -> Engine:
     spec = ContextSpec(n_ctx=2048, max_nodes=32, max_leaves=24, kv_type=kv, exact=exact, n_threads=2)
     draft = TimedContext(pair.draft.open(ContextSpec(n_ctx=2048, max_nodes=32, max_leaves=48, n_threads=2)))
-    drafters = {"model": ModelDrafter(draft)}
+    drafters = {"model": ModelDrafter(Reader(draft))}
     target = TimedContext(pair.target.open(spec))
     return Engine(Setup(target, drafters, FixedController(choice), "model", [draft]))
 
@@ -181,7 +182,7 @@ def chi_square_of_pairs(choice: Choice) -> float:
     settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
     target = TimedContext(TINY.open(spec))
     draft = TimedContext(TINY.perturbed(1.5).open(spec))
-    drafters = {"model": ModelDrafter(draft)}
+    drafters = {"model": ModelDrafter(Reader(draft))}
     engine = Engine(Setup(target, drafters, FixedController(choice), "model", [draft]))
     counts = np.zeros((5, 5))
     for seed in range(N_SEEDS):

@@ -18,6 +18,7 @@ from edgespec.engine.setup import SLOT, Setup
 from edgespec.errors import BadSetting, Cancelled, ContextOverflow
 from edgespec.speculation.controllers import Controller
 from edgespec.speculation.sampling import Noise, Process
+from edgespec.speculation.sizing import whole
 from edgespec.speculation.tree import below, single
 from edgespec.speculation.verify import Draws, ranks, target_draws, verify
 from edgespec.types import PLAIN, Ids, Notice, Prefill, Sampling, Span, Step
@@ -165,18 +166,24 @@ class Engine:
         setup = self._setup
         target_ms, draft_ms = self._target.ms, sum(c.ms for c in setup.draft_contexts)
         history = self._ids[: self._n]
-        choice = PLAIN if len(lead) else setup.controller.choose(n_left)
+        choice = PLAIN if len(lead) else setup.controller.choose(n_left, history)
         drafter = None if choice.plain else setup.drafters[choice.drafter]
-        tree = drafter.draft(history, choice, process, noise) if drafter else single(int(history[-1]))
-        whole, n_lead = (below(lead, tree), len(lead)) if len(lead) else (tree, 0)
-        span = Span(SLOT, whole, np.arange(len(whole), dtype=np.int32), n_silent=n_lead)
+        if drafter:
+            sized = setup.controller.size(choice, drafter.draft(history, choice, process, noise), history)
+        else:
+            sized = whole(single(int(history[-1])))
+        tree = sized.tree
+        read, n_lead = (below(lead, tree), len(lead)) if len(lead) else (tree, 0)
+        span = Span(SLOT, read, np.arange(len(read), dtype=np.int32), n_silent=n_lead)
         rows = self._target.evaluate([span], self._target.cancelled if n_lead else None)
         verdict = verify(tree, rows, process, noise, history, end_ids=end_ids, max_tokens=n_left, draws=draws)
+        for learner in setup.learners:
+            learner.learn(history, tree, rows)
         self._target.keep(SLOT, [*range(n_lead), *(n_lead + n for n in verdict.path)] if n_lead else verdict.path)
         self._ids[self._n : self._n + len(verdict.tokens)] = verdict.tokens
         self._n += len(verdict.tokens)
         if drafter:
-            drafter.commit(self._ids[: self._n], verdict, rows)
+            drafter.commit(self._ids[: self._n], sized.as_drafted(verdict))
         target_ms = self._target.ms - target_ms
         draft_ms = sum(c.ms for c in setup.draft_contexts) - draft_ms
         total = 1e3 * (time.perf_counter() - start)
@@ -191,8 +198,9 @@ class Engine:
             finish=verdict.finish,
             ranks=ranks(tree, verdict),
             greedy=process.sampling.greedy,
+            n_past=len(history) - 1,
         )
-        setup.controller.observe(step)
+        setup.controller.observe(step, tree, verdict)
         return step
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ Not covered: when parts are exchanged (ladder.py), how large they are (growth.py
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from edgespec.backends.base import Context, State
@@ -13,7 +13,7 @@ from edgespec.engine.clock import TimedContext
 from edgespec.errors import BackendError
 from edgespec.memory.configuration import Configuration, DraftModel
 from edgespec.speculation.controllers import Controller
-from edgespec.speculation.drafters.base import Drafter
+from edgespec.speculation.drafters.base import Drafter, Learner
 from edgespec.types import ContextSpec
 
 SLOT = 0
@@ -24,6 +24,7 @@ class Setup:
     """What runs now. The target's TimedContext stays the same one for life; what it stands for is exchanged.
 
     draft_contexts  those of the drafters, so that draft time is the runtime's own
+    learners        what looks at every verified pass
     """
 
     target: TimedContext
@@ -31,6 +32,7 @@ class Setup:
     controller: Controller
     method: str
     draft_contexts: list[TimedContext] = field(default_factory=list)
+    learners: Sequence[Learner] = ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from edgespec.speculation.drafters.model import N_SINK
+from edgespec.speculation.drafters.reader import N_SINK
 from edgespec.speculation.policies import n_reads_at_most
 from edgespec.types import PLAIN, Choice, ContextSpec
 

@@ -1,19 +1,26 @@
-"""Who decides what a round drafts. Here: a fixed choice; measured ones come with control."""
+"""Who decides what a round drafts and how much of it is verified. Here: a fixed choice; goodput.py measures and decides."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from edgespec.speculation.acceptance import Acceptance
-from edgespec.types import Choice, Step
+from edgespec.speculation.sizing import Sized, whole
+from edgespec.types import Choice, Ids, Step, TokenTree, Verdict
 
 
 class Controller(Protocol):
-    def choose(self, n_rows_left: int) -> Choice:
-        """What the next round drafts; n_rows_left rows still fit into the context."""
+    def choose(self, n_rows_left: int, history: Ids) -> Choice:
+        """What the next round drafts; n_rows_left rows still fit into the context, history ends with the pending id."""
         ...
 
-    def observe(self, step: Step) -> None: ...
+    def size(self, choice: Choice, tree: TokenTree, history: Ids) -> Sized:
+        """The part of a drafted tree that is worth a pass."""
+        ...
+
+    def observe(self, step: Step, tree: TokenTree, verdict: Verdict) -> None:
+        """What the verified tree came to; history of this round is step.n_past tokens and the pending one."""
+        ...
 
 
 class FixedController:
@@ -22,10 +29,13 @@ class FixedController:
     def __init__(self, choice: Choice, acceptance: Acceptance | None = None) -> None:
         self._choice, self._acceptance = choice, acceptance
 
-    def choose(self, n_rows_left: int) -> Choice:
+    def choose(self, n_rows_left: int, history: Ids) -> Choice:
         c = self._choice
         return c if n_rows_left >= c.rows else Choice(c.drafter, max(n_rows_left, 1), c.depth, c.width)
 
-    def observe(self, step: Step) -> None:
+    def size(self, choice: Choice, tree: TokenTree, history: Ids) -> Sized:
+        return whole(tree)
+
+    def observe(self, step: Step, tree: TokenTree, verdict: Verdict) -> None:
         if self._acceptance is not None:
             self._acceptance.observe(step)

@@ -12,11 +12,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgespec.speculation.tree import GrowingTree
-from edgespec.types import Choice, Ids, TokenTree
+from edgespec.types import Choice, TokenTree
 
 
 @dataclass(frozen=True)
@@ -49,10 +46,19 @@ REACH = 0.5
 N_BEAMS = 4
 
 
-def limits_of(choice: Choice, n_leaves: int) -> Limits:
-    """A choice as growth limits; a chain reads one node a wave."""
-    n_beams = min(N_BEAMS, choice.width)
-    return Limits(choice.rows, choice.depth, choice.width, n_leaves, n_beams, n_waves=choice.rows, reach=REACH)
+def limits_of(choice: Choice, n_leaves: int, n_beams: int = N_BEAMS) -> Limits:
+    """A choice as growth limits; a chain reads one node a wave. n_beams: 1 where a wave costs nothing by itself."""
+    n_beams = min(n_beams, choice.width)
+    return Limits(
+        choice.rows,
+        choice.depth,
+        choice.width,
+        n_leaves,
+        n_beams,
+        n_waves=choice.rows,
+        min_prob=choice.min_prob,
+        reach=REACH,
+    )
 
 
 def n_reads_at_most(choice: Choice) -> int:
@@ -62,10 +68,10 @@ def n_reads_at_most(choice: Choice) -> int:
 
 @dataclass(frozen=True)
 class Children:
-    """What reading a wave gave, one row a node read: token int32 [m, width], logprob [m, width], best first."""
+    """What reading a wave gave: for each node read its children's tokens and log-chances, best first."""
 
-    token: Ids
-    logprob: NDArray[np.floating]
+    token: list[list[int]]
+    logprob: list[list[float]]
 
 
 def grow(tree: GrowingTree, read: Callable[[list[int]], Children], limits: Limits) -> tuple[TokenTree, list[int]]:
@@ -80,7 +86,7 @@ def grow(tree: GrowingTree, read: Callable[[list[int]], Children], limits: Limit
         if not wave:
             break
         children = read(wave)
-        growth.add(wave, children.token.tolist(), children.logprob.tolist())
+        growth.add(wave, children.token, children.logprob)
     return tree.cut(growth.best())
 
 
@@ -105,9 +111,9 @@ class _Growth:
         A node that the drafter's sequences cannot hold is passed over: a second read child of a node is a new tip.
         """
         wave: list[int] = []
-        floor = self._floor()
+        floor = max(self._floor() - self._log_reach, self._log_min)
         while self._unread and len(wave) < self._limits.n_beams:
-            if -self._unread[0][0] + self._log_reach <= floor:
+            if -self._unread[0][0] <= floor:
                 break
             _, node = heapq.heappop(self._unread)
             parent = self._tree.parent[node]

@@ -15,6 +15,7 @@ from edgespec.engine.setup import Setup
 from edgespec.settings import Settings
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.drafters.reader import Reader
 from edgespec.types import PLAIN, Choice, ContextSpec, Message
 from edgespec.workbench import Workbench
 
@@ -33,7 +34,7 @@ def bench() -> Workbench:
     engine = Engine(
         Setup(
             TimedContext(MODEL.open(spec)),
-            {"model": ModelDrafter(draft)},
+            {"model": ModelDrafter(Reader(draft))},
             FixedController(PLAIN),
             "plain",
             [draft],

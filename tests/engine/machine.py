@@ -14,6 +14,7 @@ from edgespec.memory.configuration import Configuration, DraftModel
 from edgespec.memory.pressure import Marks, Reading, Watch
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.drafters.reader import Reader
 from edgespec.types import PLAIN, Choice, ContextSpec, Notice, Sampling, Step
 
 MODEL = FakeModel(n_vocab=48, seed=3, end_ids=frozenset())
@@ -76,7 +77,7 @@ class Machine:
         return Build(
             target=lambda spec: self.open(MODEL, spec),
             draft=self.draft,
-            drafter=lambda _, context: ModelDrafter(context),
+            drafter=lambda _, context: ModelDrafter(Reader(context)),
             controller=lambda c: FixedController(c.choice),
             release=self.release,
         )

@@ -18,6 +18,7 @@ from edgespec.engine.setup import Build, Setup
 from edgespec.memory.configuration import Configuration, DraftModel
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.drafters.reader import Reader
 from edgespec.speculation.tree import chain
 from edgespec.types import PLAIN, Choice, ContextSpec, Span
 from tests.engine.machine import Script, answer
@@ -42,7 +43,7 @@ class Pair:
         return Build(
             target=self.target.open,
             draft=lambda draft: self.draft.open(draft.context),
-            drafter=lambda _, context: ModelDrafter(context),
+            drafter=lambda _, context: ModelDrafter(Reader(context)),
             controller=lambda c: FixedController(c.choice),
             release=lambda _: None,
         )

@@ -13,6 +13,7 @@ from edgespec.engine.setup import Setup
 from edgespec.errors import BadSetting, Cancelled, ContextOverflow
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.drafters.reader import Reader
 from edgespec.types import PLAIN, Choice, ContextSpec, Prefill, Sampling, Step
 
 TREE = Choice("model", rows=8, depth=7, width=4)
@@ -25,7 +26,7 @@ def engine(choice: Choice = TREE, model: FakeModel = MODEL, n_ctx: int = 600) ->
     spec = ContextSpec(n_ctx=n_ctx, max_nodes=32, max_leaves=32)
     target = TimedContext(model.open(spec))
     draft = TimedContext(model.perturbed(1.0).open(spec))
-    return Engine(Setup(target, {"model": ModelDrafter(draft)}, FixedController(choice), "model", [draft]))
+    return Engine(Setup(target, {"model": ModelDrafter(Reader(draft))}, FixedController(choice), "model", [draft]))
 
 
 def steps(e: Engine, prompt: Sequence[int], n: int | None = 80, temperature: float = 0.0, model=MODEL) -> list[Step]:

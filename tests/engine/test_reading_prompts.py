@@ -13,6 +13,7 @@ from edgespec.engine.setup import Setup
 from edgespec.errors import Cancelled
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.drafters.reader import Reader
 from edgespec.speculation.verify import recorded_draws
 from edgespec.types import PLAIN, Choice, ContextSpec, Prefill, Sampling, Step
 
@@ -25,7 +26,7 @@ def engine(choice: Choice = TREE, exact: bool = False) -> tuple[Engine, FakeCont
     spec = ContextSpec(n_ctx=200, max_nodes=32, max_leaves=32, n_ubatch=N_UBATCH, exact=exact)
     context = MODEL.open(spec)
     draft = TimedContext(MODEL.perturbed(1.0).open(spec))
-    drafters = {"model": ModelDrafter(draft)}
+    drafters = {"model": ModelDrafter(Reader(draft))}
     made = Engine(Setup(TimedContext(context), drafters, FixedController(choice), "model", [draft]))
     return made, context
 

@@ -19,8 +19,11 @@ class Drafter(Protocol):
         """
         ...
 
-    def commit(self, history: Ids, verdict: Verdict, rows: Rows) -> None:
-        """Take over what was accepted and learn from it; history already ends with verdict.tokens."""
+    def commit(self, history: Ids, verdict: Verdict) -> None:
+        """Take over what was accepted and learn from it; history already ends with verdict.tokens.
+
+        verdict.path: nodes of the tree as it was drafted, whatever part of it was verified.
+        """
         ...
 
     def forget(self) -> None:
@@ -35,3 +38,14 @@ class Drafter(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class Learner(Protocol):
+    """Whatever learns from the target's rows, accepted or not (Token Recycling, arXiv 2408.08696)."""
+
+    def learn(self, history: Ids, tree: TokenTree, rows: Rows) -> None:
+        """Look at a verified pass, whoever drafted its tree.
+
+        history: up to and with the pending token that the tree hangs below; rows: one a node, in the tree's order.
+        """
+        ...

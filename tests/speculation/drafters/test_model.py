@@ -9,7 +9,8 @@ import pytest
 
 from edgespec.backends.fake import FakeContext, FakeModel
 from edgespec.speculation.drafters.agreement import Agreement
-from edgespec.speculation.drafters.model import N_SINK, ModelDrafter, n_left_out
+from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.drafters.reader import N_SINK, Reader, n_left_out
 from edgespec.speculation.sampling import Noise, Process, draw
 from edgespec.types import Choice, ContextSpec, Rows, Sampling, Verdict
 
@@ -21,7 +22,7 @@ CHAIN = Choice("model", rows=5, depth=4, width=1)
 def drafter(model: FakeModel | None = None) -> tuple[ModelDrafter, FakeContext]:
     model = model or FakeModel(n_vocab=32, end_ids=frozenset())
     context = model.open(ContextSpec(n_ctx=512, max_nodes=32, max_leaves=32))
-    return ModelDrafter(context), context
+    return ModelDrafter(Reader(context)), context
 
 
 def draft(d: ModelDrafter, history: list[int], choice: Choice = TREE, temperature: float = 0.0):
@@ -37,7 +38,7 @@ def accept(d: ModelDrafter, tree, history: list[int], n: int) -> list[int]:
         path.append(node)
     tokens = [*tree.token[path[1:]].tolist(), 31]
     history = [*history, *tokens]
-    d.commit(np.array(history, np.int32), Verdict(tuple(path), tuple(tokens), None), NO_ROWS)
+    d.commit(np.array(history, np.int32), Verdict(tuple(path), tuple(tokens), None))
     return history
 
 
@@ -143,7 +144,7 @@ def test_a_drafter_with_a_window_reads_the_shortened_text() -> None:
     """Fails when its cache holds anything but the sinks and the last tokens, or more than it may hold."""
     model = FakeModel(n_vocab=32, end_ids=frozenset())
     context = model.open(ContextSpec(n_ctx=N_SINK + 8 + 16, max_nodes=32, max_leaves=32))
-    d = ModelDrafter(context)
+    d = ModelDrafter(Reader(context))
     d.limit(8)
     history = [5, 6, 7, 8, 9]
     for n in [0, 2, 4, 1, 4, 4, 3, 0, 4] * 3:
@@ -159,7 +160,7 @@ def test_a_window_is_read_anew_only_when_it_hops() -> None:
     """Fails when every round reads the window again: it must cost about one token read for each one said."""
     model = FakeModel(n_vocab=32, end_ids=frozenset())
     context = model.open(ContextSpec(n_ctx=300, max_nodes=32, max_leaves=32))
-    d = ModelDrafter(context)
+    d = ModelDrafter(Reader(context))
     d.limit(64)
     history = list(range(20))
     for _ in range(200):

@@ -1,0 +1,60 @@
+"""Copies what followed the same words before: the longest suffix of the text that occurred earlier, and what came then.
+
+SAM-Decoding (arXiv 2411.10666) takes the longest match, SuffixDecoding (arXiv 2411.04975) counts what followed; here
+counts give the chances, and the length of the match and whether all its continuations agree say how far to trust them.
+One automaton holds the conversation and whatever was put into it before: past sessions, files.
+Not covered: the automaton (automaton.py), keeping it (store/tables.py).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+import numpy as np
+
+from edgespec.speculation.drafters.automaton import NOWHERE, Automaton, Match
+from edgespec.speculation.drafters.sources import NOTHING, Guess
+from edgespec.types import Ids
+
+# Where the trust in a match changes with its length; each is two grades, the higher one where continuations agree.
+LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
+TRUST = (0.0, *(t for length in LENGTHS for t in (0.02 * length, 0.06 * length)))
+N_CONTINUATIONS = 4
+# Tokens that are read again where a conversation was replaced, so that its end still has something to match.
+OVERLAP = 64
+
+
+class Suffix:
+    """Follows one conversation at a time in an automaton that it owns."""
+
+    trust = TRUST
+
+    def __init__(self, automaton: Automaton) -> None:
+        self.automaton = automaton
+        self._known: Ids = np.zeros(0, np.int32)
+
+    def follow(self, history: Ids) -> Match:
+        n = min(len(self._known), len(history))
+        differs = np.flatnonzero(self._known[:n] != history[:n])
+        n_same = int(differs[0]) if len(differs) else n
+        if n_same < len(self._known):
+            self.automaton.separate()
+            n_same = max(n_same - OVERLAP, 0)
+        if n_same < len(history):
+            self.automaton.extend(history[n_same:].tolist())
+            self._known = history.copy()
+        return self.automaton.here()
+
+    def step(self, place: Match, token: int) -> Match:
+        return self.automaton.advance(place, token)
+
+    def guess(self, place: Match) -> Guess:
+        tokens, counts = self.automaton.children(place, N_CONTINUATIONS)
+        while not tokens and place != NOWHERE:
+            place = self.automaton.shorter(place)
+            tokens, counts = self.automaton.children(place, N_CONTINUATIONS)
+        if not place.length or not tokens:
+            return NOTHING
+        total = max(self.automaton.count(place), sum(counts))
+        grade = 2 * bisect_right(LENGTHS, place.length) - (len(tokens) > 1)
+        return Guess(grade, {token: count / total for token, count in zip(tokens, counts, strict=True)})
