@@ -1,8 +1,8 @@
 """What was said before and what followed it: an online suffix automaton with counts over texts of token ids.
 
 A state stands for all strings that end at the same places (Blumer et al. 1985; for drafting: SAM-Decoding, arXiv
-2411.10666; with counts: SuffixDecoding, 2411.04975): the longest earlier match of what was just said is one look away, each
-token costs a few microseconds and about 60 bytes, whatever the length of matches. Texts share the automaton and nothing
+2411.10666; with counts: SuffixDecoding, 2411.04975): the longest earlier match of what was just said is one look away,
+each token costs a few microseconds and about 60 bytes, however long matches are. Texts share the automaton and nothing
 crosses from one to the next. Not covered: which continuations make a tree, files (store/tables.py), removing single
 texts (`compacted` builds anew).
 """
@@ -22,10 +22,11 @@ from edgespec.types import Ids
 # Suffixes that an append counts, longest first. Text has some ten; only text that repeats itself without end has more
 # (a run of one token has one a length), and there the short ones are counted too low.
 MOST_COUNTED = 32
+_STATE_BITS = (1 << 22) - 1  # two states a token and the root
 
 
 class Match(NamedTuple):
-    """A string that occurs: the one of `length` tokens that ends where state ends. Stays valid while texts are added."""
+    """A string that occurs: the one of `length` tokens that ends where state ends. Stays valid while texts grow."""
 
     state: int
     length: int
@@ -47,8 +48,8 @@ class Automaton:
         self.n_most = n_most
         self._tokens = array("i")  # ~token where a text begins
         self._edges = Edges()
-        # of each state: its longest string, the state of that string's longest suffix that ends elsewhere too, how often
-        # and where (index of the last token) it ended
+        # of each state: length of its longest string, state of that string's longest suffix that ends elsewhere too,
+        # how often it ended, and where the last time (index of its last token)
         self._length, self._link, self._count, self._end = array("i"), array("i"), array("i"), array("i")
         self._new_state(0, -1, 0, -1, -1)
         self._last = ROOT  # of the text so far; the root where a text begins
@@ -126,7 +127,7 @@ class Automaton:
         return Match(state, self._length[state]) if state > 0 else NOWHERE
 
     def children(self, match: Match, n_most: int) -> tuple[list[int], list[int]]:
-        """Tokens that followed the match and how often, most often first, among equals the latest first; n_most at most.
+        """Tokens that followed the match, n_most at most, and how often; most often first, the latest first of equals.
 
         Exact up to MOST_COUNTED and edges.MOST_LISTED.
         """
@@ -134,9 +135,10 @@ class Automaton:
         count, label = self._count, self._edges.label
         if len(states) > 1:
             end = self._end
-            states.sort(key=lambda s: (count[s], end[s]), reverse=True)
-        states = states[:n_most]
-        return [label[s] for s in states], [count[s] for s in states]
+            ranks = [count[s] << 42 | end[s] << 22 | s for s in states]  # one integer each sorts fastest
+            ranks.sort(reverse=True)
+            states = [rank & _STATE_BITS for rank in ranks[:n_most]]
+        return [label[s] for s in states[:n_most]], [count[s] for s in states[:n_most]]
 
     def count(self, match: Match) -> int:
         """How often the match occurs, what is at the end of the text included; exact up to MOST_COUNTED."""

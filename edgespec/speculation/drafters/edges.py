@@ -18,7 +18,7 @@ ROOT = 0
 NO_EDGE = -1
 # Of a state with more children, this many are listed: those seen first, which are mostly those seen often, and the
 # newest. Keeps a look at a frequent word, which thousands of words may follow, to some microseconds.
-MOST_LISTED = 128
+MOST_LISTED = 64
 # Odd numbers near 2^32 over the golden ratio and its square root: products are spread over their middle bits.
 _SPREAD_STATE, _SPREAD_TOKEN, _SHIFT = 0x9E3779B1, 0x85EBCA77, 15
 _FEWEST_SLOTS = 64
