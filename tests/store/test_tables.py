@@ -90,9 +90,9 @@ def test_a_file_cut_or_changed_anywhere_is_moved_aside_and_told(folder: Path) ->
     assert is_saved()
 
 
-def written(path: Path, header: object) -> None:
+def written(path: Path, header: object, content: bytes = b"") -> None:
     """A file whose checksum is right."""
-    rest = json.dumps(header).encode() + b"\n"
+    rest = json.dumps(header).encode() + b"\n" + content
     path.write_bytes(b"edgespec-table 1 " + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
 
 
@@ -120,6 +120,16 @@ def test_a_header_of_another_make_is_damage(folder: Path, header: object) -> Non
     assert found.arrays is None
     assert found.warning is not None
     assert [file.name for file in folder.iterdir()] == ["table-abc.damaged"]
+
+
+def test_bytes_that_belong_to_no_array_are_damage(folder: Path) -> None:
+    """Fails when a file that another make filled is half understood."""
+    folder.mkdir()
+    header = {"key": "abc", "arrays": {"a": ["<i4", [1]]}}
+    written(folder / "table-abc.bin", header, bytes(4))
+    assert tables.load("abc").arrays == {"a": 0}
+    written(folder / "table-abc.bin", header, bytes(5))
+    assert tables.load("abc").arrays is None
 
 
 def test_another_version_is_no_damage(folder: Path) -> None:

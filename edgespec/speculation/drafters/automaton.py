@@ -19,8 +19,8 @@ from edgespec.speculation.drafters.columns import MOST_TOKENS, N_TOKEN_IDS, Colu
 from edgespec.speculation.drafters.edges import ROOT, Edges
 from edgespec.types import Ids
 
-# Suffixes that an append counts, longest first. Text has some ten; only text that repeats itself without end has more
-# (a run of one token has one a length), and there the short ones are counted too low.
+# Suffixes that an append counts, longest first. Text has about ten at most (benchmarks/suffix.py); only what repeats
+# itself without end has more, a run of one token one a length, and there the short ones are counted too low.
 MOST_COUNTED = 32
 _STATE_BITS = (1 << 22) - 1  # two states a token and the root
 
@@ -155,7 +155,7 @@ class Automaton:
 
         n_most: of the new one, by default the same. Costs their appends anew. Matches of this one mean nothing there.
         """
-        new = Automaton(n_most or self.n_most)
+        new = Automaton(self.n_most if n_most is None else n_most)
         for token in self._tokens[max(len(self._tokens) - max(keep, 0), 0) :]:
             if token < 0:
                 new.separate()

@@ -2,96 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
 from edgespec.errors import BadSetting
 from edgespec.speculation.drafters import automaton as automaton_module
 from edgespec.speculation.drafters import edges
-from edgespec.speculation.drafters.automaton import NOWHERE, Automaton, Match, from_columns
-from edgespec.speculation.drafters.columns import Columns, checked, from_named
-
-Texts = list[list[int]]
+from edgespec.speculation.drafters.automaton import NOWHERE, Automaton
+from tests.speculation.drafters.texts import (
+    assert_same,
+    built,
+    expected_children,
+    followers,
+    longest,
+    look,
+    match_of,
+    random_texts,
+)
 
 
 @pytest.fixture(autouse=True)
 def every_suffix_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Random texts of few tokens repeat themselves more than language does; the bound has a test of its own."""
     monkeypatch.setattr(automaton_module, "MOST_COUNTED", 10_000)
-
-
-def followers(texts: Texts, string: list[int]) -> list[tuple[int, int]]:
-    """Each occurrence, oldest first: its place over all texts and the token behind it, or -1."""
-    found, n, start = [], len(string), 0
-    for text in texts:
-        for i in range(len(text) - n + 1):
-            if text[i : i + n] == string:
-                found.append((start + i, text[i + n] if i + n < len(text) else -1))
-        start += len(text)
-    return found
-
-
-def expected_children(texts: Texts, string: list[int]) -> tuple[list[int], list[int]]:
-    count: dict[int, int] = {}
-    latest: dict[int, int] = {}
-    for place, token in followers(texts, string):
-        if token >= 0:
-            count[token], latest[token] = count.get(token, 0) + 1, place
-    order = sorted(count, key=lambda t: (-count[t], -latest[t]))
-    return order, [count[t] for t in order]
-
-
-def longest(texts: Texts, string: list[int], n_times: int = 1) -> list[int]:
-    """The longest suffix of string that occurs so often at least."""
-    while string and len(followers(texts, string)) < n_times:
-        string = string[1:]
-    return string
-
-
-def random_texts(seed: int) -> Iterator[Texts]:
-    """Texts of 1 to 12 different tokens, with passages copied from earlier ones, as answers copy from prompts."""
-    rng = np.random.default_rng(seed)
-    for _ in range(25):
-        texts: Texts = []
-        n_vocab = int(rng.integers(1, 13))
-        for _ in range(int(rng.integers(1, 5))):
-            text = rng.integers(0, n_vocab, int(rng.integers(0, 30))).tolist()
-            if texts and rng.random() < 0.5:
-                source = texts[int(rng.integers(0, len(texts)))]
-                start = int(rng.integers(0, len(source) + 1))
-                text = source[start : start + 12] + text if rng.random() < 0.5 else text + source[start : start + 12]
-            texts.append(text)
-        yield texts
-
-
-def built(texts: Texts, n_most: int = 1000) -> Automaton:
-    automaton = Automaton(n_most)
-    for text in texts:
-        automaton.separate()
-        automaton.extend(text)
-    return automaton
-
-
-def match_of(automaton: Automaton, string: list[int]) -> Match:
-    match = NOWHERE
-    for token in string:
-        match = automaton.advance(match, token)
-    return match
-
-
-def look(automaton: Automaton, texts: Texts, string: list[int]) -> None:
-    """Everything asked about a string that occurs agrees with the search."""
-    match = match_of(automaton, string)
-    assert match.length == len(string)
-    found = followers(texts, string)
-    assert automaton.children(match, 99) == expected_children(texts, string)
-    followed = [token for _, token in found if token >= 0]
-    assert automaton.latest(match) == (followed[-1] if followed else -1)
-    if string:
-        assert automaton.count(match) == len(found)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -281,79 +214,3 @@ def test_a_size_that_cannot_be_is_refused(n_most: int) -> None:
     """Fails when a typing error asks for gigabytes."""
     with pytest.raises(BadSetting, match=f"{n_most} tokens"):
         Automaton(n_most)
-
-
-def assert_same(a: Columns, b: Columns) -> None:
-    for (name, column), other in zip(a.named().items(), b.named().values(), strict=True):
-        np.testing.assert_array_equal(column, other, err_msg=name)
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_a_kept_automaton_goes_on_as_if_it_had_never_stopped(seed: int) -> None:
-    """Fails when anything is lost on the way: all columns agree after more of the text."""
-    for texts in random_texts(seed):
-        automaton = built(texts)
-        kept = from_columns(from_named(automaton.arrays().named()))
-        for more in (automaton, kept):
-            more.extend([1, 2, 3, 1, 2])
-            more.separate()
-            more.extend(texts[0])
-        assert_same(kept.arrays(), automaton.arrays())
-        assert kept.here() == automaton.here()
-        look(kept, [*texts[:-1], [*texts[-1], 1, 2, 3, 1, 2], texts[0]], texts[0][:5])
-
-
-def test_a_damaged_column_neither_crashes_nor_hangs() -> None:
-    """One entry of one column changed: refused, or used to the end. Fails when an index is believed unseen."""
-    rng = np.random.default_rng(3)
-    columns = built([rng.integers(0, 4, 60).tolist(), rng.integers(0, 4, 60).tolist()], 200).arrays()
-    n_refused = 0
-    for name, column in columns.named().items():
-        for _ in range(60):
-            value = int(rng.choice([-1, 0, 1, 2, int(rng.integers(0, 200)), 2**31 - 1, -(2**31)]))
-            changed = column.copy()
-            changed[rng.integers(0, len(column))] = value
-            try:
-                automaton = from_columns(dataclasses.replace(columns, **{name: changed}))
-            except BadSetting:
-                n_refused += 1
-                continue
-            use(automaton, rng)
-    assert n_refused > 300
-
-
-def use(automaton: Automaton, rng: np.random.Generator) -> None:
-    """Every call, on a long text."""
-    match = NOWHERE
-    for token in rng.integers(0, 5, 100).tolist():
-        automaton.append(token)
-        match = automaton.advance(match, token)
-        for at in (match, automaton.here()):
-            while at != NOWHERE:
-                automaton.children(at, 4)
-                automaton.latest(at)
-                at = automaton.shorter(at)
-    automaton.compacted(50)
-
-
-@pytest.mark.parametrize(
-    ("name", "change"),
-    [
-        ("length", lambda c: c[:-1]),
-        ("following", lambda c: c[:-1]),
-        ("tokens", lambda c: c[:0]),
-        ("sizes", lambda c: c[:1]),
-        ("count", lambda c: c.astype(np.int64)),
-        ("end", lambda c: c.reshape(1, -1)),
-        ("link", lambda c: np.arange(len(c), dtype=np.int32)),
-        ("tokens", abs),
-    ],
-)
-def test_columns_that_do_not_fit_together_are_refused(name: str, change) -> None:
-    """Fails when a file of another table is believed."""
-    columns = built([[1, 2, 1, 3, 1, 2, 4]]).arrays()
-    assert checked(columns) is columns
-    with pytest.raises(BadSetting, match="cannot be used"):
-        from_columns(dataclasses.replace(columns, **{name: change(columns.named()[name])}))
-    with pytest.raises(BadSetting, match="1 of 11 columns are missing"):
-        from_named({key: value for key, value in columns.named().items() if key != name})
