@@ -20,9 +20,7 @@ from edgespec.speculation.tree import GrowingTree
 from edgespec.types import Dist, Ids, TokenTree
 
 
-def without_replacement(
-    dist: Dist, noise: Noise, keys: Sequence[int], width: int
-) -> tuple[Ids, NDArray[np.float64]]:
+def without_replacement(dist: Dist, noise: Noise, keys: Sequence[int], width: int) -> tuple[Ids, NDArray[np.float64]]:
     """Up to `width` draws of each row, in order: ids int32 [m, w], and the probability each had when it was its turn,
     float64 [m, w], 0 where nothing was left.
 
@@ -36,15 +34,13 @@ def without_replacement(
     return np.take_along_axis(dist.ids, order, axis=1)[:, :width], chance[:, :width]
 
 
-def grow_drawn(
-    tree: GrowingTree, read: Callable[[list[int]], Children], limits: Limits
-) -> tuple[TokenTree, list[int]]:
+def grow_drawn(tree: GrowingTree, read: Callable[[list[int]], Children], limits: Limits) -> tuple[TokenTree, list[int]]:
     """A tree of limits.rows nodes, fewer where depth, width, leaves or candidates end; and where its nodes stand in
     `tree`.
 
-    read(nodes) evaluates nodes of `tree` in one pass: tokens in the order they were drawn, logprob [m, w] the log-chance
-    of each to be accepted when it is its turn, -inf where nothing was left to draw. Of the limits n_waves, min_prob and
-    reach do not apply.
+    read(nodes) evaluates nodes of `tree` in one pass: tokens in the order they were drawn, logprob [m, w] the
+    log-chance of each to be accepted when it is its turn, -inf where nothing was left to draw. Of the limits n_waves,
+    min_prob and reach do not apply.
     """
     drawn: dict[int, tuple[list[int], list[float]]] = {}
     slots = [(0.0, tree.root, 0)]  # minus the log-chance that it is asked for, the node, which child of it

@@ -1,9 +1,9 @@
 """Sequential rejection without replacement, `--verify rejection` (Sequoia, arXiv 2402.12374, algorithm 2; RSD).
 
 At a node its children are tried in the order they were drawn. Child x is accepted with probability
-min(1, target_probs[x] / draft_probs[x]); a rejection leaves target_probs <- norm(max(target_probs - draft_probs, 0)) and
-takes x out of draft_probs; after the last one the token is drawn from what is left of target_probs. Exact where each
-child is a draw, whether or not it exists was decided before it was drawn (drawing.py), and none of the noise here was
+min(1, target_probs[x] / draft_probs[x]); a rejection leaves target_probs <- norm(max(target_probs - draft_probs, 0))
+and takes x out of draft_probs; after the last one the token is drawn from what is left of target_probs. Exact where
+each child is a draw, whether it exists was decided before it was drawn (drawing.py), and none of the noise here was
 used to draft. Not covered: draft and target sharing one noise (verify.py), several drafters in one tree.
 """
 
@@ -19,8 +19,8 @@ from edgespec.speculation.sampling import Noise, Process, draw
 from edgespec.speculation.verify import NextToken
 from edgespec.types import Dist, Ids, Rows, TokenTree
 
-# Streams of the engine's noise: what drafts are drawn with, and what decides whether they are accepted. The noise itself
-# stays for the target's own draws, so that a round without drafts says what it says under draw and match.
+# Streams of the engine's noise: what drafts are drawn with, and what decides whether they are accepted. The noise
+# itself stays for the target's own draws, so that a round without drafts says what it says under draw and match.
 DRAFT_STREAM, ACCEPT_STREAM = 1, 2
 
 _Probs = NDArray[np.float64]
@@ -35,7 +35,10 @@ def rejection_draws(tree: TokenTree, rows: Rows, process: Process, noise: Noise,
     accepting = noise.stream(ACCEPT_STREAM)
 
     def decided(node: int, tokens: Sequence[int]) -> int:
-        target, position = process(history, [tokens], rows.logits[node : node + 1], rows.ids), len(history) + len(tokens)
+        target, position = (
+            process(history, [tokens], rows.logits[node : node + 1], rows.ids),
+            len(history) + len(tokens),
+        )
         children = tree.token[tree.parent == node]
         if not len(children) or target.ids.shape[1] == 1:  # of one possible token no residual is ever left
             return draw(target, noise, position)

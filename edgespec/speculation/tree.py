@@ -47,8 +47,8 @@ class GrowingTree:
         return self._ordered(order), order
 
     def drawn(self) -> tuple[TokenTree, list[int]]:
-        """The whole tree below the pending token, breadth first, siblings in the order they were appended; and where its
-        nodes stand here."""
+        """The whole tree below the pending token, breadth first, siblings in the order they were appended; and where
+        its nodes stand here."""
         order = sorted(range(self.root, len(self.token)), key=lambda n: (self.depth[n], n))
         return self._ordered(order), order
 

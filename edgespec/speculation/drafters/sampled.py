@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgespec.backends.base import Context
+from edgespec.speculation.drafters.chances import Chances
 from edgespec.speculation.drafters.follower import SLOT, Follower
 from edgespec.speculation.drafters.model import ModelDrafter
 from edgespec.speculation.drawing import grow_drawn, without_replacement
@@ -35,12 +36,14 @@ class SampledDrafter:
         self._context = context
         self._follower = Follower(context)
         self._greedy = ModelDrafter(context, self._follower)
+        self._chances = Chances()
         self._clear()
 
     def _clear(self) -> None:
         self._places: list[int] = []
         self._n_lead = 0
         self._dists: dict[int, tuple[Ids, Floats]] = {}
+        self._drawn: dict[int, tuple[list[int], list[float]]] = {}
 
     def draft(self, history: Ids, choice: Choice, process: Process, noise: Noise) -> TokenTree:
         self._clear()
@@ -56,6 +59,7 @@ class SampledDrafter:
             return self._read(tree, nodes, choice.width, history, process, own)
 
         drafted, self._places = grow_drawn(tree, read, limits_of(choice, self._context.caps.max_leaves))
+        self._parents = drafted.parent.tolist()
         return replace(drafted, draft_probs=self._draft_probs())
 
     def _read(
@@ -68,9 +72,10 @@ class SampledDrafter:
         dist = process.candidates(history, paths, rows.logits, rows.ids, max(N_CANDIDATES, width))
         dist = Dist(dist.ids, log_softmax(dist.logprob).astype(np.float32))
         self._dists.update(zip(nodes, zip(dist.ids, dist.logprob, strict=True), strict=True))
-        tokens, chance = without_replacement(dist, noise, [len(history) * _KEYS + n for n in nodes], width)
+        tokens, probs = without_replacement(dist, noise, [len(history) * _KEYS + n for n in nodes], width)
+        self._drawn.update(zip(nodes, zip(tokens.tolist(), probs.tolist(), strict=True), strict=True))
         with np.errstate(divide="ignore"):
-            return Children(tokens, np.log(chance))
+            return Children(tokens, np.log(self._chances.of(probs)))
 
     def _draft_probs(self) -> Dist:
         """What was read of each node of the cut tree; of the others, the leaves, nothing was drawn."""
@@ -86,6 +91,11 @@ class SampledDrafter:
         if self._is_greedy:
             self._greedy.commit(history, verdict, rows)
             return
+        for node, token in zip(verdict.path, verdict.tokens, strict=True):
+            if n_children := self._parents.count(node):
+                tokens, probs = self._drawn[self._places[node]]
+                tokens = tokens[:n_children]
+                self._chances.observe(probs[:n_children], tokens.index(token) if token in tokens else None)
         self._context.keep(SLOT, [*range(self._n_lead - 1), *(self._places[n] for n in verdict.path)])
         self._follower.kept(history)
         self._clear()
