@@ -121,7 +121,7 @@ def measure(
 
 @dataclass(frozen=True)
 class _Task:
-    """One turn to answer: its prompt, its budget, and the plain answer (in a replay: the recorded one and its draws)."""
+    """One turn to answer: its prompt, its budget, and the plain answer (in a replay: the recorded one, its draws)."""
 
     question: Question
     turn: int

@@ -70,7 +70,6 @@ def accept(target: Dist, draft: Dist, children: Ids, u: _Probs) -> int | Dist:
             return int(child)
         p = residual / residual.sum()
         q[at[0]] = 0
-        q_at_target[is_child] = 0
     with np.errstate(divide="ignore"):
         return Dist(target.ids, np.log(p)[None].astype(np.float32))
 
