@@ -16,7 +16,6 @@ import numpy as np
 import record
 from prompts import dev_prompts
 
-from edgespec.backends.base import Context
 from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.engine.clock import TimedContext
@@ -25,13 +24,14 @@ from edgespec.engine.setup import Setup
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters.base import Drafter
 from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.drafters.reader import Reader
 from edgespec.speculation.drafters.sampled import SampledDrafter
 from edgespec.speculation.rejection import rejection_draws
 from edgespec.speculation.verify import Draws, target_draws
 from edgespec.types import Choice, ContextSpec, Sampling, Step
 
 DEMO = record.ROOT / "edgespec" / "demo"
-RULES: dict[str, tuple[Callable[[Context], Drafter], Draws]] = {
+RULES: dict[str, tuple[Callable[[Reader], Drafter], Draws]] = {
     "match": (ModelDrafter, target_draws),
     "rejection": (SampledDrafter, rejection_draws),
 }
@@ -52,7 +52,7 @@ class Pair:
         drafter, draws = RULES[rule]
         target = TimedContext(self.target.open(self._spec(32)))
         draft = TimedContext(self.draft.open(self._spec(64)))
-        setup = Setup(target, {"model": drafter(draft)}, FixedController(choice), "model", [draft])
+        setup = Setup(target, {"model": drafter(Reader(draft))}, FixedController(choice), "model", [draft])
         return Engine(setup, draws=draws)
 
     def _spec(self, rows: int) -> ContextSpec:

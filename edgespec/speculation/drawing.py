@@ -38,19 +38,20 @@ def grow_drawn(tree: GrowingTree, read: Callable[[list[int]], Children], limits:
     """A tree of limits.rows nodes, fewer where depth, width, leaves or candidates end; and where its nodes stand in
     `tree`.
 
-    read(nodes) evaluates nodes of `tree` in one pass: tokens in the order they were drawn, logprob [m, w] the
-    log-chance of each to be accepted when it is its turn, -inf where nothing was left to draw. Of the limits n_waves,
-    min_prob and reach do not apply.
+    read(nodes) evaluates nodes of `tree` in one pass: tokens in the order they were drawn, logprob the log-chance of
+    each to be accepted when it is its turn, -inf where nothing was left to draw. Slots less likely to be asked for than
+    limits.min_prob stay empty; n_waves and reach do not apply.
     """
     drawn: dict[int, tuple[list[int], list[float]]] = {}
     slots = [(0.0, tree.root, 0)]  # minus the log-chance that it is asked for, the node, which child of it
     n_leaves, depth_most = 1, tree.depth[tree.root] + limits.depth
-    while slots and len(tree.token) - tree.root < limits.rows:
+    worth = -math.log(limits.min_prob) if limits.min_prob > 0 else math.inf
+    while slots and slots[0][0] <= worth and len(tree.token) - tree.root < limits.rows:
         _, node, rank = slots[0]
         if node not in drawn:
             wave = _wave(slots, drawn, limits.n_beams, limits.rows - len(tree.token) + tree.root)
             found = read(wave)
-            drawn.update(zip(wave, zip(found.token.tolist(), found.logprob.tolist(), strict=True), strict=True))
+            drawn.update(zip(wave, zip(found.token, found.logprob, strict=True), strict=True))
         asked, node, rank = heapq.heappop(slots)
         tokens, logprobs = drawn[node]
         if rank >= min(len(tokens), limits.width) or logprobs[rank] == -math.inf:

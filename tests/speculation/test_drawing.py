@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from edgespec.speculation.drawing import grow_drawn, without_replacement
 from edgespec.speculation.policies import Children, Limits
 from edgespec.speculation.sampling import Noise
+from edgespec.speculation.sizing import cut
 from edgespec.speculation.tree import GrowingTree
 from edgespec.types import Dist, TokenTree
 
@@ -54,10 +56,8 @@ def grown(
         waves.append([tree.token[n] for n in nodes])
         found = [draws(tree.token[n]) for n in nodes]
         with np.errstate(divide="ignore"):
-            return Children(
-                np.array([[t for t, _ in row] for row in found], np.int32),
-                np.log(np.array([[c for _, c in row] for row in found])),
-            )
+            logprob = [np.log([c for _, c in row]).tolist() for row in found]
+        return Children([[t for t, _ in row] for row in found], logprob)
 
     return grow_drawn(tree, read, limits)[0], waves
 
@@ -128,3 +128,20 @@ def test_reading_ahead_saves_passes_and_changes_nothing() -> None:
     assert len(fast) < len(slow)
     read = [*itertools.chain(*fast)]
     assert len(read) == len(set(read))
+
+
+def test_slots_that_are_hardly_asked_for_stay_empty() -> None:
+    """Fails when a controller cannot have a smaller tree: first children at .9, .81, .73, .66, second ones at .1."""
+    tree, _ = grown(lambda t: [(10 * t + i, 0.9) for i in range(1, 5)], replace(LIMITS, min_prob=0.6))
+    assert tree.parent.tolist() == [-1, 0, 1, 2, 3, 4]
+
+
+def test_a_tree_of_draws_is_not_cut_to_its_likeliest_nodes() -> None:
+    """Fails when what was drawn is left out before it is verified: the rest are no draws any more."""
+    tree, _ = grown(lambda t: [(10 * t + i, 0.4) for i in range(1, 5)])
+    probs = Dist(np.zeros((len(tree), 1), np.int32), np.zeros((len(tree), 1), np.float32))
+    chances = np.linspace(1, 0.1, len(tree))
+    assert len(cut(tree, chances, 4).tree) == 4
+    drawn = replace(tree, draft_probs=probs)
+    assert cut(drawn, chances, 4).tree is drawn
+    assert cut(drawn, chances, len(tree), fill=2).tree is drawn

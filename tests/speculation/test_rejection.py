@@ -17,6 +17,7 @@ from edgespec.speculation import rejection
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters import sampled
 from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.drafters.reader import Reader
 from edgespec.speculation.drafters.sampled import SampledDrafter
 from edgespec.speculation.policies import grow
 from edgespec.speculation.rejection import accept, rejection_draws
@@ -150,7 +151,9 @@ CRITICAL = 22.5
 def engine(choice: Choice, n_ctx: int = N_TOKENS + 8, drafter=SampledDrafter, model: FakeModel = MODEL) -> Engine:
     spec = ContextSpec(n_ctx=n_ctx, max_nodes=32, max_leaves=32)
     draft = TimedContext(model.perturbed(1.0).open(spec))
-    setup = Setup(TimedContext(model.open(spec)), {"model": drafter(draft)}, FixedController(choice), "model", [draft])
+    setup = Setup(
+        TimedContext(model.open(spec)), {"model": drafter(Reader(draft))}, FixedController(choice), "model", [draft]
+    )
     return Engine(setup)
 
 

@@ -12,16 +12,15 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from edgespec.backends.base import Context
 from edgespec.speculation.drafters.chances import Chances
-from edgespec.speculation.drafters.follower import SLOT, Follower
 from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.drafters.reader import Reader
 from edgespec.speculation.drawing import grow_drawn, without_replacement
 from edgespec.speculation.policies import Children, limits_of
 from edgespec.speculation.rejection import DRAFT_STREAM
 from edgespec.speculation.sampling import Noise, Process, log_softmax
 from edgespec.speculation.tree import GrowingTree
-from edgespec.types import Choice, Dist, Floats, Ids, Rows, Span, TokenTree, Verdict
+from edgespec.types import Choice, Dist, Floats, Ids, TokenTree, Verdict
 
 # Likeliest ids that draft_probs is cut to: what it leaves out the target can still draw, but no draft can be.
 N_CANDIDATES = 64
@@ -30,18 +29,16 @@ _KEYS = 1024
 
 
 class SampledDrafter:
-    """Drafts for slot 0 of its context, which it owns."""
+    """Drafts what its reader's model might say."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._follower = Follower(context)
-        self._greedy = ModelDrafter(context, self._follower)
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._greedy = ModelDrafter(reader)
         self._chances = Chances()
         self._clear()
 
     def _clear(self) -> None:
         self._places: list[int] = []
-        self._n_lead = 0
         self._dists: dict[int, tuple[Ids, Floats]] = {}
         self._drawn: dict[int, tuple[list[int], list[float]]] = {}
 
@@ -50,24 +47,21 @@ class SampledDrafter:
         self._is_greedy = process.sampling.greedy
         if self._is_greedy:
             return self._greedy.draft(history, choice, process, noise)
-        lead = self._follower.catch_up(history)
-        self._n_lead = len(lead)
-        tree = GrowingTree(lead)
+        tree = GrowingTree(self._reader.begin(history))
         own = noise.stream(DRAFT_STREAM)
 
         def read(nodes: list[int]) -> Children:
             return self._read(tree, nodes, choice.width, history, process, own)
 
-        drafted, self._places = grow_drawn(tree, read, limits_of(choice, self._context.caps.max_leaves))
+        drafted, self._places = grow_drawn(tree, read, limits_of(choice, self._reader.n_leaves))
         self._parents = drafted.parent.tolist()
         return replace(drafted, draft_probs=self._draft_probs())
 
     def _read(
         self, tree: GrowingTree, nodes: list[int], width: int, history: Ids, process: Process, noise: Noise
     ) -> Children:
-        """Evaluate nodes (and, in front of the root, the lead) and draw what may follow each of them."""
-        asked, n_silent = (list(range(tree.root + 1)), tree.root) if nodes == [tree.root] else (nodes, 0)
-        rows = self._context.evaluate([Span(SLOT, tree.view(), asked, n_silent)])
+        """Evaluate nodes and draw what may follow each of them."""
+        rows = self._reader.read(tree, nodes)
         paths = [tree.path_tokens(n) if process.edits else () for n in nodes]
         dist = process.candidates(history, paths, rows.logits, rows.ids, max(N_CANDIDATES, width))
         dist = Dist(dist.ids, log_softmax(dist.logprob).astype(np.float32))
@@ -75,7 +69,7 @@ class SampledDrafter:
         tokens, probs = without_replacement(dist, noise, [len(history) * _KEYS + n for n in nodes], width)
         self._drawn.update(zip(nodes, zip(tokens.tolist(), probs.tolist(), strict=True), strict=True))
         with np.errstate(divide="ignore"):
-            return Children(tokens, np.log(self._chances.of(probs)))
+            return Children(tokens.tolist(), np.log(self._chances.of(probs)).tolist())
 
     def _draft_probs(self) -> Dist:
         """What was read of each node of the cut tree; of the others, the leaves, nothing was drawn."""
@@ -87,17 +81,16 @@ class SampledDrafter:
                 ids[i], logprob[i] = self._dists[node]
         return Dist(ids, logprob)
 
-    def commit(self, history: Ids, verdict: Verdict, rows: Rows) -> None:
+    def commit(self, history: Ids, verdict: Verdict) -> None:
         if self._is_greedy:
-            self._greedy.commit(history, verdict, rows)
+            self._greedy.commit(history, verdict)
             return
         for node, token in zip(verdict.path, verdict.tokens, strict=True):
             if n_children := self._parents.count(node):
                 tokens, probs = self._drawn[self._places[node]]
                 tokens = tokens[:n_children]
                 self._chances.observe(probs[:n_children], tokens.index(token) if token in tokens else None)
-        self._context.keep(SLOT, [*range(self._n_lead - 1), *(self._places[n] for n in verdict.path)])
-        self._follower.kept(history)
+        self._reader.keep(history, [self._places[n] for n in verdict.path])
         self._clear()
 
     def forget(self) -> None:
@@ -105,7 +98,7 @@ class SampledDrafter:
         self._clear()
 
     def limit(self, window: int | None) -> None:
-        self._follower.limit(window)
+        self._reader.limit(window)
 
     def close(self) -> None:
-        self._context.close()
+        self._reader.close()

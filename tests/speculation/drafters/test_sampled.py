@@ -6,18 +6,18 @@ import numpy as np
 
 from edgespec.backends.fake import FakeContext, FakeModel
 from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.drafters.reader import Reader
 from edgespec.speculation.drafters.sampled import SampledDrafter
 from edgespec.speculation.sampling import Noise, Process
-from edgespec.types import Choice, ContextSpec, Rows, Sampling, TokenTree, Verdict
+from edgespec.types import Choice, ContextSpec, Sampling, TokenTree, Verdict
 
-NO_ROWS = Rows(np.zeros((0, 0), np.float32))
 TREE, CHAIN = Choice("model", 10, 4, 4), Choice("model", 5, 4, 1)
 MODEL = FakeModel(n_vocab=32, end_ids=frozenset())
 
 
 def drafter() -> tuple[SampledDrafter, FakeContext]:
     context = MODEL.open(ContextSpec(n_ctx=512, max_nodes=32, max_leaves=32))
-    return SampledDrafter(context), context
+    return SampledDrafter(Reader(context)), context
 
 
 def draft(d, history: list[int], choice: Choice = TREE, sampling: Sampling | None = None, seed: int = 4) -> TokenTree:
@@ -51,7 +51,7 @@ def test_branches_at_one_depth_draw_independently() -> None:
     sampling = Sampling(temperature=1, top_k=0, top_p=1, min_p=0)
     n_alike = n_pairs = 0
     for seed in range(100):
-        d = SampledDrafter(flat.open(ContextSpec(n_ctx=512, max_nodes=32, max_leaves=32)))
+        d = SampledDrafter(Reader(flat.open(ContextSpec(n_ctx=512, max_nodes=32, max_leaves=32))))
         tree = draft(d, [1, 2], Choice("model", 16, 2, 3), sampling, seed)
         first = {int(p): int(t) for p, t in zip(tree.parent[::-1], tree.token[::-1], strict=True) if p > 0}
         found = list(first.values())
@@ -65,12 +65,12 @@ def test_at_temperature_0_it_drafts_as_the_model_drafter() -> None:
     """Fails when greedy drafting pays for sampling; both must learn the same from what was accepted, too."""
     found = []
     for make in (SampledDrafter, ModelDrafter):
-        d = make(MODEL.open(ContextSpec(n_ctx=512, max_nodes=32, max_leaves=32)))
+        d = make(Reader(MODEL.open(ContextSpec(n_ctx=512, max_nodes=32, max_leaves=32))))
         history = [1, 2, 3]
         for _ in range(5):
             tree = draft(d, history, sampling=Sampling(temperature=0))
             history = [*history, int(tree.token[1]), 9]
-            d.commit(np.array(history, np.int32), Verdict((0, 1), (int(tree.token[1]), 9), None), NO_ROWS)
+            d.commit(np.array(history, np.int32), Verdict((0, 1), (int(tree.token[1]), 9), None))
             found.append((make, tree.token.tolist()))
     assert [t for m, t in found if m is SampledDrafter] == [t for m, t in found if m is ModelDrafter]
 
@@ -84,7 +84,7 @@ def test_the_cache_follows_the_accepted_path_without_reading_twice() -> None:
         n = min(n, len(tree) - 1)
         tokens = [*tree.token[1 : n + 1].tolist(), 31]
         history = [*history, *tokens]
-        d.commit(np.array(history, np.int32), Verdict(tuple(range(n + 1)), tuple(tokens), None), NO_ROWS)
+        d.commit(np.array(history, np.int32), Verdict(tuple(range(n + 1)), tuple(tokens), None))
         assert context._slots[0].tokens == history[: context.length(0)]
         assert context.length(0) >= len(history) - 2
     assert context.n_prefilled == 0
