@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from edgespec.backends.base import Context
 from edgespec.backends.llama_cpp.context import LlamaContext
 from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.model import LlamaModel
@@ -19,8 +20,12 @@ from edgespec.memory.configuration import DraftModel, Placement
 from edgespec.memory.source import Source
 from edgespec.speculation.acceptance import Acceptance
 from edgespec.speculation.controllers import FixedController
+from edgespec.speculation.drafters.base import Drafter
 from edgespec.speculation.drafters.model import ModelDrafter
 from edgespec.speculation.drafters.reader import Reader
+from edgespec.speculation.drafters.sampled import SampledDrafter
+from edgespec.speculation.rejection import rejection_draws
+from edgespec.speculation.verify import Draws, target_draws
 from edgespec.types import ContextSpec
 
 Report = Callable[[str, float], None]
@@ -98,7 +103,18 @@ class Drafters:
             self.models.popitem()[1].close()
 
 
-def build(target: LlamaModel, drafters: Drafters, acceptance: Acceptance) -> Build:
+def drafter_for(rule: str) -> Callable[[Context], Drafter]:
+    """What drafts on a context so that this rule (settings.RULES) can verify it."""
+    made = SampledDrafter if rule == "rejection" else ModelDrafter
+    return lambda context: made(Reader(context))
+
+
+def draws_for(rule: str) -> Draws:
+    """Where tokens come from under this rule."""
+    return rejection_draws if rule == "rejection" else target_draws
+
+
+def build(target: LlamaModel, drafters: Drafters, acceptance: Acceptance, rule: str = "match") -> Build:
     """How the engine opens what a configuration names."""
     loader = drafters.loader
 
@@ -113,7 +129,7 @@ def build(target: LlamaModel, drafters: Drafters, acceptance: Acceptance) -> Bui
     return Build(
         target=lambda spec: loader.context(target, spec),
         draft=open_draft,
-        drafter=lambda _, context: ModelDrafter(Reader(context)),
+        drafter=lambda _, context: drafter_for(rule)(context),
         controller=lambda configuration: FixedController(configuration.choice, acceptance),
         release=drafters.release,
     )

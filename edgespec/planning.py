@@ -104,7 +104,8 @@ class Planner:
 
     def learnt_key(self) -> str:
         """Raises OSError."""
-        return learnt.key(self.target.path, self.draft.path if self.draft else None, "model")
+        rule = "" if self.asked.verify == "match" else f", {self.asked.verify}"  # it accepts other children
+        return learnt.key(self.target.path, self.draft.path if self.draft else None, f"model{rule}")
 
     def _set_forecast(self) -> None:
         drafts = {self.draft.name: self.draft} if self.draft else {}
