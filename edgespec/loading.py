@@ -14,16 +14,11 @@ from edgespec.backends.base import Context
 from edgespec.backends.llama_cpp.context import LlamaContext
 from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.model import LlamaModel
+from edgespec.drafting import Drafting
 from edgespec.engine.setup import Build
 from edgespec.errors import Cancelled, DrafterUnusable, EdgespecError, ModelUnusable
 from edgespec.memory.configuration import DraftModel, Placement
 from edgespec.memory.source import Source
-from edgespec.speculation.acceptance import Acceptance
-from edgespec.speculation.controllers import FixedController
-from edgespec.speculation.drafters.base import Drafter
-from edgespec.speculation.drafters.model import ModelDrafter
-from edgespec.speculation.drafters.reader import Reader
-from edgespec.speculation.drafters.sampled import SampledDrafter
 from edgespec.speculation.rejection import rejection_draws
 from edgespec.speculation.verify import Draws, target_draws
 from edgespec.types import ContextSpec
@@ -103,18 +98,12 @@ class Drafters:
             self.models.popitem()[1].close()
 
 
-def drafter_for(rule: str) -> Callable[[Context], Drafter]:
-    """What drafts on a context so that this rule (settings.RULES) can verify it."""
-    made = SampledDrafter if rule == "rejection" else ModelDrafter
-    return lambda context: made(Reader(context))
-
-
 def draws_for(rule: str) -> Draws:
     """Where tokens come from under this rule."""
     return rejection_draws if rule == "rejection" else target_draws
 
 
-def build(target: LlamaModel, drafters: Drafters, acceptance: Acceptance, rule: str = "match") -> Build:
+def build(target: LlamaModel, drafters: Drafters, drafting: Drafting) -> Build:
     """How the engine opens what a configuration names."""
     loader = drafters.loader
 
@@ -129,9 +118,11 @@ def build(target: LlamaModel, drafters: Drafters, acceptance: Acceptance, rule: 
     return Build(
         target=lambda spec: loader.context(target, spec),
         draft=open_draft,
-        drafter=lambda _, context: drafter_for(rule)(context),
-        controller=lambda configuration: FixedController(configuration.choice, acceptance),
+        drafters=lambda _, context: drafting.with_model(context),
+        controller=drafting.controller,
         release=drafters.release,
+        free=drafting.without_model(),
+        learners=drafting.learners,
     )
 
 

@@ -22,7 +22,8 @@ from edgespec.memory.report import MemoryReport
 from edgespec.memory.sizes import MIB
 from edgespec.memory.source import Source, read_source
 from edgespec.memory.survey import Known, Machine
-from edgespec.settings import Settings
+from edgespec.memory.widen import with_sources
+from edgespec.settings import SOURCES, Settings
 from edgespec.speculation.acceptance import Acceptance, from_dict
 from edgespec.speculation.cost import Curve
 from edgespec.store import learnt
@@ -127,9 +128,21 @@ class Planner:
     def plan(self, settings: Settings | None = None) -> Plan:
         """For what was asked, or for other settings of the same model; raises DoesNotFit, BadSetting."""
         asked = settings or self.asked
-        if self.why_plain or self.draft is None:
-            asked = replace(asked, method="plain", draft=None)
-        return plan(survey.problem(asked, self.machine, self.target, self.draft, self.known, self.forecast))
+        named = asked.method if asked.method in SOURCES else None
+        inner = asked
+        if self.why_plain or self.draft is None or named not in (None, "mix"):
+            inner = replace(asked, method="plain", draft=None)
+        elif named:
+            inner = replace(asked, method="model")
+        problem = survey.problem(inner, self.machine, self.target, self.draft, self.known, self.forecast)
+        made = plan(problem)
+        return with_sources(problem, made, named) if self.sources(asked) else made
+
+    def sources(self, asked: Settings) -> bool:
+        """Whether texts and rows of before may take part in drafting."""
+        allowed = asked.method == "auto" or asked.method in SOURCES
+        exact = not asked.exact or self._facts.exact
+        return allowed and asked.verify == "match" and asked.nodes != 1 and exact and not self.target.shape.recurrent
 
     def report(self, made: Plan) -> MemoryReport:
         """The plan's bytes and speeds as they are shown and printed."""

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from edgespec.errors import BadSetting
 from edgespec.types import KV_TYPES, MAX_NODES
 
-METHODS = ("auto", "plain", "model")
+METHODS = ("auto", "plain", "model", "suffix", "recycle", "lookup", "mix")
+# Those that need no drafter file: each is a source of drafts, or several.
+SOURCES = ("suffix", "recycle", "lookup", "mix")
 SHAPES = ("auto", "chain", "tree")
 RULES = ("match", "rejection")
 # Methods whose drafts are draws from known probabilities, as rejection needs them; plain drafts nothing.
@@ -21,6 +23,7 @@ class Settings:
     draft   a name, a path, "none", or None
     budget  bytes edgespec may take on all devices together; None: what is free, less a margin
     verify  how drafts are verified at temperatures above 0: both say what the target would
+    corpus  a text file or a folder of them that drafts may be copied from
     """
 
     model: str | None = None
@@ -35,6 +38,7 @@ class Settings:
     threads: int | None = None
     budget: int | None = None
     verify: str = "match"
+    corpus: str | None = None
 
     def __post_init__(self) -> None:
         for name, value, known in (

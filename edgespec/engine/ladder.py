@@ -66,7 +66,7 @@ class Ladder:
         assert self._parts.target is not None
         c = self.configuration
         drafters, contexts = self._parts.drafters, self._parts.draft_contexts
-        self.setup = Setup(self._parts.target, drafters, build.controller(c), _method(c), contexts)
+        self.setup = Setup(self._parts.target, drafters, build.controller(c), _method(c), contexts, build.learners)
 
     @property
     def configuration(self) -> Configuration:

@@ -5,7 +5,7 @@ Not covered: when parts are exchanged (ladder.py), how large they are (growth.py
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edgespec.backends.base import Context, State
@@ -41,16 +41,19 @@ class Build:
 
     target      a context of the target's weights; raises DoesNotFit
     draft       a context of a drafter's, loading its weights unless they are there; raises DoesNotFit, DrafterUnusable
-    drafter     a drafter on such a context, which it owns
+    drafters    drafters on such a context, by name, which share it; closing one closes it
     controller  what decides each round of a configuration
     release     frees a drafter's weights; all contexts of them are closed
+    free        drafters that need no model, by name; learners: what looks at every verified pass
     """
 
     target: Callable[[ContextSpec], Context]
     draft: Callable[[DraftModel], Context]
-    drafter: Callable[[DraftModel, Context], Drafter]
+    drafters: Callable[[DraftModel, Context], dict[str, Drafter]]
     controller: Callable[[Configuration], Controller]
     release: Callable[[DraftModel], None]
+    free: Mapping[str, Drafter] = field(default_factory=dict)
+    learners: Sequence[Learner] = ()
 
 
 @dataclass(frozen=True)

@@ -48,12 +48,16 @@ class Configuration:
     choice     what a round drafts; PLAIN without a drafter
     target     its n_ctx is the longest conversation promised; what is allocated at first may be less (engine/growth)
     draft      None: nothing drafts, or what drafts needs no model
+    sources    texts and rows of before take part in drafting (docs/sources.md), up to target.max_nodes rows
+    expected   tokens over plain decoding's in the same time, as planned; 0: not known
     """
 
     target: ContextSpec
     choice: Choice = PLAIN
     placement: Placement = Placement()
     draft: DraftModel | None = None
+    sources: bool = False
+    expected: float = 0.0
 
 
 def as_opened(configuration: Configuration, n_ctx: int) -> Configuration:

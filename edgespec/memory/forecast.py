@@ -19,6 +19,14 @@ from edgespec.memory.source import Source
 from edgespec.types import ContextSpec
 
 
+# What sources draft from, filled to the brim: 70 bytes a token of text (benchmarks/results/suffix.json), and the rows
+# that are recycled.
+N_TEXT_TOKENS, TEXT_TOKEN_BYTES, RECYCLED_BYTES = 1 << 17, 70, 56 << 15
+TABLES = Footprint(
+    (Item("tables", CPU, N_TEXT_TOKENS * TEXT_TOKEN_BYTES + RECYCLED_BYTES, "edgespec: texts and rows drafted from"),)
+)
+
+
 class Forecast:
     """Bytes of configurations of a target and its drafters, each part worked out once."""
 
@@ -38,6 +46,8 @@ class Forecast:
         """Of a configuration for its whole context, everything opened; raises BadSetting."""
         c = as_opened(configuration, configuration.target.n_ctx)
         found = self._beside + self._part("", self._target, c.target, c.placement)
+        if c.sources:
+            found = found + TABLES
         if c.draft is None:
             return found
         draft = self._drafts[c.draft.name]
@@ -46,6 +56,8 @@ class Forecast:
     def bytes_of(self, configuration: Configuration) -> int:
         """Of a configuration exactly as it is written, for a ladder."""
         parts = [self._part("", self._target, configuration.target, configuration.placement)]
+        if configuration.sources:
+            parts.append(TABLES)
         if (d := configuration.draft) is not None:
             parts.append(self._part("draft ", self._drafts[d.name], d.context, d.placement))
         return sum(part.total_bytes for part in parts)

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from edgespec.speculation.acceptance import Acceptance
 from edgespec.speculation.live import LiveCost
 from edgespec.speculation.reliability import N_KINDS, Kinds, Reliability
 from edgespec.speculation.sizing import Sized, best_size, cut, whole
@@ -32,6 +33,8 @@ MARGIN = 0.02
 # Rounds that count, roughly; a prior counts as N_PRIOR of them.
 FORGET, N_PRIOR = 0.985, 4.0
 BONUS = 0.25
+# Rounds of earlier sessions that count.
+N_REMEMBERED = 12.0
 # What one arm learns of a kind of text is told to the other kinds at this weight.
 ELSEWHERE = 0.25
 
@@ -73,8 +76,18 @@ class GoodputController:
     switched  how often the arm in use has changed
     """
 
-    def __init__(self, arms: Mapping[str, tuple[Choice, float]], costs: LiveCost, kinds: Kinds) -> None:
-        """arms: by name, what may draft and the goodput expected of it; not drafting is always one."""
+    def __init__(
+        self,
+        arms: Mapping[str, tuple[Choice, float]],
+        costs: LiveCost,
+        kinds: Kinds,
+        acceptance: Acceptance | None = None,
+    ) -> None:
+        """arms: by name, what may draft and the goodput expected of it; not drafting is always one.
+
+        acceptance: told what rounds of the drafter alone came to, for the next plan.
+        """
+        self._acceptance = acceptance
         self._arms = {"none": _Arm(PLAIN, 1.0)} | {name: _Arm(c, prior) for name, (c, prior) in arms.items()}
         self._costs, self._kinds = costs, kinds
         self._reliability = {name: Reliability() for name in self._arms}
@@ -144,6 +157,8 @@ class GoodputController:
         if step.n_past != self._n_past or step.choice.drafter != self._arms[name].choice.drafter:
             return  # a round that was not asked for: the one that read the prompt
         self._costs.observe(rows, step.n_past, step.target_ms)
+        if self._acceptance is not None and name == "model":
+            self._acceptance.observe(step)
         one = self._costs.ms(1, step.n_past)
         arm, n_tokens = self._arms[name], len(step.tokens)
         steps = (self._costs.ms(rows, step.n_past) + arm.aside(step.draft_ms + step.overhead_ms)) / one
@@ -171,3 +186,24 @@ class GoodputController:
             }
             for name, arm in self._arms.items()
         }
+
+    def take(self, data: object) -> None:
+        """Go on from what `to_dict` wrote, where it is about the same arms; older rounds count for less."""
+        for name, arm in self._arms.items():
+            kept = data.get(name) if isinstance(data, Mapping) else None
+            if not isinstance(kept, Mapping):
+                continue
+            self._reliability[name].take(kept.get("reliability"))
+            sums = [kept.get(part) for part in ("tokens", "steps", "rounds")]
+            if all(_is_sums(s) for s in sums):
+                n = max(max(sums[2]), N_REMEMBERED) / N_REMEMBERED
+                arm.tokens, arm.steps, arm.rounds = ([x / n for x in s] for s in sums)
+        self._in_use = max(self._arms, key=lambda name: self._arms[name].goodput(0))
+
+
+def _is_sums(values: object) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == N_KINDS
+        and all(type(v) in (int, float) and math.isfinite(v) and v >= 0 for v in values)
+    )

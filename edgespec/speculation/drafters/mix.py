@@ -12,7 +12,7 @@ Not covered: how many nodes pay (goodput.py), reading rows (reader.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -139,6 +139,21 @@ class MixDrafter:
         if self._reader:
             self._reader.keep(history, path)
         self._round = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was learnt, as lists of numbers; `take` reads them back."""
+        return {
+            "greedy" if greedy else "sampled": {"blend": fit.blend.to_dict(), "evidence": fit.evidence.weights}
+            for greedy, fit in self._fits.items()
+        }
+
+    def take(self, data: object) -> None:
+        """Go on from what `to_dict` wrote; what makes no sense counts as nothing learnt."""
+        for greedy, fit in self._fits.items():
+            part = data.get("greedy" if greedy else "sampled") if isinstance(data, Mapping) else None
+            if isinstance(part, Mapping):
+                fit.blend.take(part.get("blend"))
+                fit.evidence.take(part.get("evidence"))
 
     def forget(self) -> None:
         self._round = None

@@ -94,7 +94,7 @@ class Recycled:
 
     def arrays(self) -> dict[str, Any]:
         """The table as arrays, for a file; `take` reads them back."""
-        return {"keys": self._keys, "ids": self._ids, "logits": self._logits}
+        return {"keys": self._keys.view(np.int64), "ids": self._ids, "logits": self._logits.astype(np.float32)}
 
     def take(self, arrays: Mapping[str, Any], n_vocab: int) -> bool:
         """Go on from a kept table; False, and nothing changes, where it is of another shape or names unknown tokens."""
@@ -102,10 +102,11 @@ class Recycled:
             keys, ids, logits = (np.asarray(arrays[name]) for name in ("keys", "ids", "logits"))
         except (KeyError, TypeError, ValueError):
             return False
-        mine = (self._keys, self._ids, self._logits)
-        if any(a.shape != b.shape or a.dtype != b.dtype for a, b in zip((keys, ids, logits), mine, strict=True)):
+        kinds = ((keys, np.int64, self._keys), (ids, np.int32, self._ids), (logits, np.float32, self._logits))
+        if any(a.dtype != kind or a.shape != mine.shape for a, kind, mine in kinds):
             return False
-        if ids.min() < -1 or ids.max() >= n_vocab or not np.all(np.isfinite(logits)):
+        if ids.min() < -1 or ids.max() >= n_vocab or not np.all((logits <= 0) & (logits >= -60)):
             return False
-        self._keys, self._ids, self._logits = keys.copy(), ids.copy(), logits.copy()
+        self._keys, self._ids = keys.view(np.uint64).copy(), ids.copy()
+        self._logits = logits.astype(np.float16)
         return True

@@ -1,0 +1,129 @@
+"""What drafts for one loaded model and who decides: sources and what they learnt, drafters by name, controllers.
+
+Names are those of --method and of Choice.drafter: "suffix" and "recycle" alone, "lookup" both of them, "model" the
+drafter alone, "mix" all of them in one tree. State that was learnt goes in and out as plain values.
+Not covered: files (store), opening contexts (loading).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from edgespec.backends.base import Context
+from edgespec.memory.configuration import Configuration
+from edgespec.settings import Settings
+from edgespec.speculation.acceptance import Acceptance
+from edgespec.speculation.controllers import Controller, FixedController
+from edgespec.speculation.cost import Curve
+from edgespec.speculation.drafters.automaton import Automaton
+from edgespec.speculation.drafters.base import Drafter, Learner
+from edgespec.speculation.drafters.mix import MixDrafter
+from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.drafters.reader import Reader
+from edgespec.speculation.drafters.recycle import Recycled
+from edgespec.speculation.drafters.sampled import SampledDrafter
+from edgespec.speculation.drafters.suffix import Suffix
+from edgespec.speculation.goodput import GoodputController
+from edgespec.speculation.live import LiveCost
+from edgespec.speculation.reliability import Kinds, classes_of
+from edgespec.types import Choice
+
+# Tokens of text that drafts are copied from: the conversation, past ones, files.
+N_TOKENS = 1 << 17
+# What is expected of sources where nothing was learnt: hardly more than plain decoding, but hardly anything is lost.
+LOOKUP_GOODPUT, MIX_BONUS = 1.02, 0.01
+
+
+class Drafting:
+    """One model's sources, drafters and controllers, for as long as it is loaded."""
+
+    def __init__(
+        self,
+        asked: Settings,
+        pieces: Callable[[], list[bytes]],
+        acceptance: Acceptance,
+        curve: Curve | None,
+        automaton: Automaton | None = None,
+    ) -> None:
+        """pieces: bytes of each id, asked for where something decides by them; curve: None where none was measured."""
+        self._asked, self._pieces, self._acceptance, self._curve = asked, pieces, acceptance, curve
+        self.suffix = Suffix(automaton or Automaton(N_TOKENS))
+        self.recycled = Recycled()
+        self._mixes: dict[str, MixDrafter] = {}
+        self._control: GoodputController | None = None
+        self._learnt: Mapping[str, Any] = {}
+
+    @property
+    def sources(self) -> bool:
+        """Whether sources may draft; under the rule of rejection nothing can that has no draft probabilities."""
+        return self._asked.verify == "match"
+
+    @property
+    def learners(self) -> tuple[Learner, ...]:
+        return (self.recycled,) if self.sources else ()
+
+    def without_model(self) -> dict[str, Drafter]:
+        if not self.sources:
+            return {}
+        made = {
+            "suffix": MixDrafter([self.suffix]),
+            "recycle": MixDrafter([self.recycled]),
+            "lookup": MixDrafter([self.suffix, self.recycled]),
+        }
+        return self._taught(made)
+
+    def with_model(self, context: Context) -> dict[str, Drafter]:
+        """Drafters on one context, which they share."""
+        reader = Reader(context)
+        if not self.sources:
+            return {"model": SampledDrafter(reader)}
+        mix = self._taught({"mix": MixDrafter([self.suffix, self.recycled], reader)})
+        return {"model": ModelDrafter(reader), **mix}
+
+    def _taught(self, made: dict[str, MixDrafter]) -> dict[str, Drafter]:
+        fits = self._learnt.get("fits")
+        for name, drafter in made.items():
+            if isinstance(fits, Mapping):
+                drafter.take(fits.get(name))
+        self._mixes |= made
+        return dict(made)
+
+    def controller(self, c: Configuration, method: str | None = None) -> Controller:
+        """What decides each round of a configuration; method: another one than was asked for (bench)."""
+        asked = self._asked.method if method is None else method
+        arms = self._arms(c) if asked == "auto" else {}
+        if not arms or self._curve is None:
+            return FixedController(c.choice, self._acceptance)
+        kinds = Kinds(classes_of(self._pieces()))
+        made = GoodputController(arms, LiveCost(self._curve), kinds, self._acceptance)
+        made.take(self._control.to_dict() if self._control else self._learnt.get("control"))
+        self._control = made
+        return made
+
+    def _arms(self, c: Configuration) -> dict[str, tuple[Choice, float]]:
+        """What auto decides between, and the goodput it begins with."""
+        most = c.target.max_nodes
+        width = 1 if self._asked.shape == "chain" or c.target.max_leaves <= 1 else 8
+        depth = self._asked.depth or most - 1
+        arms: dict[str, tuple[Choice, float]] = {}
+        if c.draft is not None and not c.choice.plain:
+            expected = c.expected or 1.2
+            arms["model"] = c.choice, expected
+            if c.sources:
+                arms["mix"] = Choice("mix", c.choice.rows, depth, c.choice.width), expected + MIX_BONUS
+        if c.sources and most > 2:
+            arms["lookup"] = Choice("lookup", most, depth, width), LOOKUP_GOODPUT
+        return arms
+
+    def take(self, learnt: Mapping[str, Any] | None) -> None:
+        """Begin with what `learnt` gave earlier; what makes no sense counts as nothing learnt."""
+        self._learnt = learnt if isinstance(learnt, Mapping) else {}
+
+    def learnt(self) -> dict[str, Any]:
+        """What answering taught, as plain values."""
+        fits = {name: mix.to_dict() for name, mix in self._mixes.items()}
+        control = self._control.to_dict() if self._control else self._learnt.get("control", {})
+        return {"fits": fits, "control": control}
+
+

@@ -1,0 +1,74 @@
+"""A plan with room for what sources draft: rows that copies fill, and the tables that they are copied from.
+
+A plan is made for the trees that pay on average. A copy of earlier text carries many more tokens a pass, now and then,
+so the widest rung has room for it where memory allows; every rung keeps the tables once they are there.
+Not covered: what sources are (speculation/drafters), deciding each round (speculation/goodput.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgespec.memory.configuration import Configuration
+from edgespec.memory.footprint import Footprint
+from edgespec.memory.methods import Method, target_spec
+from edgespec.memory.plan import Plan
+from edgespec.memory.problem import Problem
+from edgespec.memory.sizes import shown
+from edgespec.types import Choice, PlanLine
+
+# Rows of the widest pass: a copy of 16 costs 3.2 plain steps on f16 (docs/design.md section 8) and can carry 16 tokens.
+ROWS, WIDTH = 16, 8
+
+
+def with_sources(problem: Problem, made: Plan, named: str | None) -> Plan:
+    """The plan with sources, or as it was where they do not fit.
+
+    named: the source that was asked for by --method, which drafts always; None: the controller decides.
+    """
+    asked, c = problem.settings, made.configuration
+    rows = asked.nodes or max(ROWS, c.choice.rows)
+    width = 1 if asked.shape == "chain" else WIDTH
+    wide = _widened(problem, c, Choice(named or "lookup", rows, min(asked.depth or rows - 1, rows - 1), width), named)
+    wide = replace(wide, expected=0.0 if c.choice.plain else made.speedup)
+    footprint = problem.predict(wide)
+    if not _fits(problem, footprint):
+        return made
+    rungs = (wide, *(replace(r, sources=True, expected=wide.expected) for r in made.rungs if r != wide))
+    more = footprint.total_bytes - made.footprint.total_bytes
+    what = f"{named}, asked for" if named else f"copies of up to {rows} rows from earlier text, recycled rows"
+    line = PlanLine("sources", "on", f"{what}; {shown(more)} more")
+    lines = [replace(x, value=shown(footprint.total_bytes)) if x.line == "memory" else x for x in made.lines]
+    at = next((i + 1 for i, x in enumerate(lines) if x.line == "rows"), len(lines))
+    return replace(
+        made,
+        configuration=wide,
+        footprint=footprint,
+        method=named or made.method,
+        rungs=rungs,
+        lines=(*lines[:at], line, *lines[at:]),
+    )
+
+
+def _widened(problem: Problem, c: Configuration, choice: Choice, named: str | None) -> Configuration:
+    target = target_spec(c.target, choice)
+    if c.choice.plain or c.draft is None:
+        return replace(c, target=target, choice=choice if named else c.choice, sources=True)
+    drafts = replace(c.choice, rows=choice.rows, depth=choice.depth)
+    base = replace(c, target=target, choice=drafts, draft=None)
+    draft = replace(c, target=target, choice=drafts, sources=True)
+    for variant in _method(problem).variants(base, c.draft.placement):
+        like = variant.draft
+        if like and (like.context.kv_type, like.window) == (c.draft.context.kv_type, c.draft.window):
+            draft = replace(draft, draft=like)
+            break
+    return replace(draft, choice=replace(drafts, drafter=named)) if named else draft
+
+
+def _method(problem: Problem) -> Method:
+    return next(m for m in problem.methods if m.name == "model")
+
+
+def _fits(problem: Problem, footprint: Footprint) -> bool:
+    rooms = all(footprint.on(room.device) <= room.free_bytes for room in problem.rooms)
+    return rooms and footprint.total_bytes <= problem.free_bytes

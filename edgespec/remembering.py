@@ -1,0 +1,137 @@
+"""What earlier sessions left for drafting, and what this one leaves: texts, recycled rows, how far drafts were right.
+
+Also reads the texts that --corpus names into what drafts are copied from. Whatever cannot be used is moved aside or
+passed over with a line for the user, never fatal. Not covered: the files (store), what is learnt (drafting.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgespec.drafting import N_TOKENS, Drafting
+from edgespec.errors import BadSetting
+from edgespec.speculation.drafters.automaton import Automaton
+from edgespec.speculation.drafters.columns import from_columns, from_named
+from edgespec.store import learnt, tables
+from edgespec.store.corpus import Corpus, Counts
+
+# Of the tokens that drafts may be copied from, those that files may take at most.
+CORPUS_TOKENS = N_TOKENS // 2
+_RECYCLED = "recycled-"
+
+Tokenize = Callable[[bytes], list[int]]
+
+
+class Remembered:
+    """Of one target and drafter.
+
+    warnings  what could not be used or kept, one line each
+    """
+
+    def __init__(self, target: Path, draft: Path | None, n_vocab: int) -> None:
+        """Raises OSError where a model's file cannot be read."""
+        self._control_key = learnt.key(target, draft, "control")
+        self._said_key = learnt.key(target, None, "said")
+        self._n_vocab = n_vocab
+        self.warnings: list[str] = []
+        self._control = learnt.load(self._control_key) or {}
+        found = tables.load(self._said_key)
+        if found.warning:
+            self.warnings.append(found.warning)
+        self._arrays: Mapping[str, Any] = found.arrays or {}
+        self._corpus = str(self._control.get("corpus", ""))
+
+    def automaton(self) -> Automaton:
+        """What was said before; anew where there is nothing that could be used."""
+        said = {name: a for name, a in self._arrays.items() if not name.startswith(_RECYCLED)}
+        if not said:
+            return Automaton(N_TOKENS)
+        try:
+            kept = from_columns(from_named(said))
+        except BadSetting as error:
+            self.warnings.append(tables.discard(self._said_key, str(error)))
+            self._arrays = {}
+            return Automaton(N_TOKENS)
+        if kept.n_tokens > N_TOKENS // 2:  # room for this session
+            kept = kept.compacted(N_TOKENS // 2, N_TOKENS)
+        kept.separate()
+        return kept
+
+    def teach(self, drafting: Drafting) -> None:
+        """Give what was learnt."""
+        drafting.take(self._control)
+        rows = {name.removeprefix(_RECYCLED): a for name, a in self._arrays.items() if name.startswith(_RECYCLED)}
+        if rows:
+            drafting.recycled.take(rows, self._n_vocab)
+
+    def read(self, path: Path, automaton: Automaton, tokenize: Tokenize) -> str:
+        """Read the texts below path into the automaton, unless those very files are in it; one line about them.
+
+        Raises BadSetting where there is no such path.
+        """
+        corpus = Corpus(path)
+        mark = _mark(path)
+        if mark == self._corpus and automaton.n_tokens:
+            return f"--corpus {path}: as it was read before"
+        n_tokens = n_texts = 0
+        for text in corpus:
+            ids = tokenize(text)[: CORPUS_TOKENS - n_tokens]
+            automaton.separate()
+            automaton.extend(ids)
+            n_tokens, n_texts = n_tokens + len(ids), n_texts + 1
+            if n_tokens >= CORPUS_TOKENS:
+                break
+        automaton.separate()
+        self._corpus = mark
+        return _told(path, corpus.counts, n_tokens)
+
+    def keep(self, drafting: Drafting) -> str | None:
+        """Save all of it; a warning where that failed."""
+        try:
+            said = learnt.save(self._control_key, {**drafting.learnt(), "corpus": self._corpus})
+            recycled = {_RECYCLED + name: a for name, a in drafting.recycled.arrays().items()}
+            automaton = drafting.suffix.automaton
+            rows = automaton.arrays().named() if automaton.n_tokens else {}
+            return tables.save(self._said_key, {**rows, **recycled}) or said
+        except (OSError, ValueError) as error:
+            return f"what this conversation taught about drafting was not kept: {error}"
+
+
+def _told(path: Path, counts: Counts, n_tokens: int) -> str:
+    """What became of the files, in one line."""
+    passed = [
+        f"{n} {what}"
+        for n, what in (
+            (counts.n_skipped_binary, "binary"),
+            (counts.n_skipped_large, "over 4 MiB"),
+            (counts.n_unreadable, "unreadable"),
+        )
+        if n
+    ]
+    skipped = f"; passed over: {', '.join(passed)}" if passed else ""
+    full = f"; more than {CORPUS_TOKENS} tokens are not taken" if n_tokens >= CORPUS_TOKENS or counts.cut else ""
+    return f"--corpus {path}: {counts.n_read} texts, {n_tokens} tokens to copy from{skipped}{full}"
+
+
+def _mark(path: Path) -> str:
+    """Changes when a file below the path does: names, sizes and times of the first some thousand."""
+    digest = hashlib.sha256(str(path.resolve()).encode())
+    n = 0
+    for folder, folders, names in os.walk(path) if path.is_dir() else [(str(path.parent), [], [path.name])]:
+        folders.sort()
+        for name in sorted(names):
+            try:
+                status = os.lstat(os.path.join(folder, name))
+            except OSError:
+                continue
+            digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+            n += 1
+            if n > 5000:
+                return digest.hexdigest()
+    return digest.hexdigest()
+
+
