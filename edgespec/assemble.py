@@ -244,7 +244,7 @@ class _Opening:
             rungs = made.rungs if len(plans) == 1 else (_roomy([p.configuration for p in plans.values()]),)
             if all(r.draft is None for r in rungs):
                 self.drafters.close()
-            steps = build(self.target, self.drafters, self.planner.known.acceptance)
+            steps = build(self.target, self.drafters, self.planner.known.acceptance, self.planner.known.by_place)
             start = _begin_at(rungs, rung)
             try:
                 if (draft := rungs[start].draft) is not None:  # the ladder would step over one that is unusable

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from edgespec.backends.base import Context
 from edgespec.backends.llama_cpp.context import LlamaContext
 from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.model import LlamaModel
@@ -19,8 +20,11 @@ from edgespec.memory.configuration import DraftModel, Placement
 from edgespec.memory.source import Source
 from edgespec.speculation.acceptance import Acceptance
 from edgespec.speculation.controllers import FixedController
+from edgespec.speculation.drafters.base import Drafter
 from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.drafters.parallel import ParallelDrafter
 from edgespec.speculation.drafters.reader import Reader
+from edgespec.speculation.places import ByPlace
 from edgespec.types import ContextSpec
 
 Report = Callable[[str, float], None]
@@ -98,8 +102,8 @@ class Drafters:
             self.models.popitem()[1].close()
 
 
-def build(target: LlamaModel, drafters: Drafters, acceptance: Acceptance) -> Build:
-    """How the engine opens what a configuration names."""
+def build(target: LlamaModel, drafters: Drafters, acceptance: Acceptance, by_place: ByPlace | None = None) -> Build:
+    """How the engine opens what a configuration names; acceptance and by_place learn from its rounds."""
     loader = drafters.loader
 
     def open_draft(draft: DraftModel) -> LlamaContext:
@@ -113,10 +117,19 @@ def build(target: LlamaModel, drafters: Drafters, acceptance: Acceptance) -> Bui
     return Build(
         target=lambda spec: loader.context(target, spec),
         draft=open_draft,
-        drafter=lambda _, context: ModelDrafter(Reader(context)),
-        controller=lambda configuration: FixedController(configuration.choice, acceptance),
+        drafters=lambda draft, context: drafters_on(drafters.sources[draft.name], context),
+        controller=lambda c: FixedController(c.choice, by_place if c.choice.drafter == "parallel" else acceptance),
         release=drafters.release,
     )
+
+
+def drafters_on(source: Source, context: Context) -> dict[str, Drafter]:
+    """What a model can draft by, on one context and with one past."""
+    reader = Reader(context)
+    found: dict[str, Drafter] = {"model": ModelDrafter(reader)}
+    if source.mask_token_id is not None:
+        found["parallel"] = ParallelDrafter(reader, source.mask_token_id)
+    return found
 
 
 def check_vocabulary(name: str, draft: LlamaModel, target: LlamaModel, target_name: str) -> None:

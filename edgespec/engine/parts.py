@@ -34,7 +34,7 @@ class Parts:
         self._held: Held = NOTHING
         self._loaded: DraftModel | None = None  # whose weights are there
         self._cache: DraftModel | None = None  # what its context was opened as
-        self._made: dict[tuple[object, ...], tuple[Drafter, TimedContext]] = {}
+        self._made: dict[tuple[object, ...], tuple[dict[str, Drafter], TimedContext]] = {}
 
     def bring(self, c: Configuration, history: Ids, n_left: int) -> None:
         """Open what a configuration needs for a conversation, closing first what it does not.
@@ -53,7 +53,7 @@ class Parts:
         if self._cache is None or self._cache.window != draft.window or not holds(self._cache.context, draft.context):
             self._open_draft(draft)
         self.drafters.clear()
-        self.drafters[c.choice.drafter] = self._made[_weights(draft)][0]
+        self.drafters.update(self._made[_weights(draft)][0])
 
     def close(self) -> None:
         """Every context; weights are for whoever loaded them."""
@@ -83,23 +83,25 @@ class Parts:
 
     def _open_draft(self, draft: DraftModel) -> None:
         """A drafter keeps what it learnt; its cache goes along where it is of the same kind."""
-        drafter, context = self._made.get(_weights(draft), (None, None))
+        drafters, context = self._made.get(_weights(draft), ({}, None))
         held = NOTHING
         if self._cache is not None and context is not None:
             held = take(context, copy=self._cache.window == draft.window)
             self._no_cache()
         self._loaded = draft
         inner = self._build.draft(draft)
-        if drafter is None or context is None:
+        if context is None:
             context = TimedContext(inner)
-            drafter = self._build.drafter(draft, context)
-            self._made[_weights(draft)] = drafter, context
+            drafters = self._build.drafters(draft, context)
+            self._made[_weights(draft)] = drafters, context
         else:
             context.exchange(inner)
         context.cancelled = self.target.cancelled if self.target else None
-        if not held.into(context):
-            drafter.forget()
-        drafter.limit(draft.window)
+        moved = held.into(context)
+        for drafter in drafters.values():
+            if not moved:
+                drafter.forget()
+            drafter.limit(draft.window)
         self._cache = draft
         self.draft_contexts.append(context)
 
@@ -111,7 +113,8 @@ class Parts:
     def _unload(self, draft: DraftModel) -> None:
         """Close its cache and free its weights."""
         if self._cache is not None:
-            self._made[_weights(draft)][0].close()
+            for drafter in self._made[_weights(draft)][0].values():
+                drafter.close()
         self._no_cache()
         self._build.release(draft)
         self._loaded = None

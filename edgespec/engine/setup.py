@@ -41,14 +41,14 @@ class Build:
 
     target      a context of the target's weights; raises DoesNotFit
     draft       a context of a drafter's, loading its weights unless they are there; raises DoesNotFit, DrafterUnusable
-    drafter     a drafter on such a context, which it owns
+    drafters    what can draft on such a context, by the name a Choice has for it; they own and share it
     controller  what decides each round of a configuration
     release     frees a drafter's weights; all contexts of them are closed
     """
 
     target: Callable[[ContextSpec], Context]
     draft: Callable[[DraftModel], Context]
-    drafter: Callable[[DraftModel, Context], Drafter]
+    drafters: Callable[[DraftModel, Context], dict[str, Drafter]]
     controller: Callable[[Configuration], Controller]
     release: Callable[[DraftModel], None]
 
