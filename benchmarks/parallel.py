@@ -152,13 +152,18 @@ def per_draft(replays: Sequence[Replay], runtime: bool = False) -> list[float]:
     return [(r.runtime_ms if runtime else r.ms) / r.n_rounds for r in replays]
 
 
+def ratio(a: Sequence[Replay], b: Sequence[Replay], runtime: bool = False) -> dict[str, float]:
+    """Milliseconds a draft of a over b, the median over prompts: a disturbed pair counts once."""
+    return record.paired_median([x / y for x, y in zip(per_draft(a, runtime), per_draft(b, runtime), strict=True)])
+
+
 def summary(found: dict[str, list[Replay]]) -> dict[str, Any]:
     chain, parallel = found["chain"], found["parallel chain"]
     result: dict[str, Any] = {
         "ms_a_draft": {name: float(np.median(per_draft(replays))) for name, replays in found.items()},
         "ms_a_draft_in_the_runtime": {name: float(np.median(per_draft(r, True))) for name, r in found.items()},
-        "parallel_over_chain": record.paired_ratio(per_draft(parallel), per_draft(chain)),
-        "parallel_over_chain_in_the_runtime": record.paired_ratio(per_draft(parallel, True), per_draft(chain, True)),
+        "parallel_over_chain": ratio(parallel, chain),
+        "parallel_over_chain_in_the_runtime": ratio(parallel, chain, runtime=True),
         "tokens_per_pass": {},
         "right_by_place": {},
     }

@@ -18,7 +18,7 @@ from edgespec.types import Step
 
 # Places that are planned for: PARD (arXiv 2504.18583) and the demo family are taught blocks of 8.
 N_PLACES = 8
-# A place agrees so much less than the one before: of a drafter taught for a minute .69, .38, .19, .14 of walked nodes
+# A place agrees so much less than the one before: of a drafter taught for a minute .68, .36, .17, .14 of walked nodes
 # were the draw at the first places (docs/parallel.md). What is seen of better ones outweighs it.
 FALL = 0.55
 

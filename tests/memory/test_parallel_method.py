@@ -49,6 +49,11 @@ def test_a_chain_is_worth_the_product_of_its_places() -> None:
     chances = np.array([[0.8], [0.5], [0.25]])
     found = table(masks(chances), Settings(shape="chain", nodes=4), None)
     assert found.tokens == pytest.approx([1 + 0.8 + 0.8 * 0.5 + 0.8 * 0.5 * 0.25])
+    trees = table(masks(np.array([[0.8, 0.1], [0.5, 0.1]])), Settings(shape="tree", nodes=3), None)
+    assert [(c.depth, pytest.approx(t)) for c, t in zip(trees.choices, trees.tokens, strict=True)] == [
+        (1, 1 + 0.8 + 0.1),
+        (2, 1 + 0.8 + 0.8 * 0.5),
+    ]
 
 
 def test_it_is_chosen_where_it_wins_and_only_there() -> None:

@@ -5,6 +5,7 @@ the demo drafter with a token of its vocabulary for a mask (it was never taught 
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,16 @@ def test_a_surer_first_place_makes_trees_deeper() -> None:
         there = accept(sure, draft(sure, there, CHAIN), there, 5)
         here = accept(lost, draft(lost, here, CHAIN), here, 0, bonus=MASK)
     assert draft(sure, there).depth.max() > draft(lost, here).depth.max()
+
+
+def test_what_is_too_unlikely_is_not_drafted() -> None:
+    """A controller's word. Fails when rows are spent on nodes that it would cut off again."""
+    d, _ = drafter()
+    whole = draft(d, [1, 2, 3], TREE)
+    least = float(np.median(whole.draft_logprob)) - 1e-4
+    tree = draft(d, [1, 2, 3], replace(TREE, min_prob=float(np.exp(least))))
+    assert sorted(tree.draft_logprob) == sorted(whole.draft_logprob[whole.draft_logprob >= least])
+    assert 1 < len(tree) < len(whole)
 
 
 def test_no_deeper_than_the_pass_has_rows() -> None:
