@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgespec.speculation.drafters.agreement import Agreement
+from edgespec.speculation.drafters.agreement import Agreement, logprobs
 from edgespec.speculation.drafters.ranking import Scored, children, place_of, scored
 from edgespec.speculation.drafters.reader import Reader
 from edgespec.speculation.policies import MAX_LEAVES, Children, Limits, grow
@@ -57,11 +57,12 @@ class ParallelDrafter:
 
     def _chances(self, found: Scored) -> NDArray[np.floating]:
         """Log-chances of every candidate [n_places, k]."""
-        rows = [self._at(found.greedy, place).logprob(row) for place, row in enumerate(found.score)]
-        return np.stack(rows)
+        return logprobs([self._at(found.greedy, place) for place in range(len(found.score))], found.score)
 
     def _at(self, greedy: bool, place: int) -> Agreement:
-        return self._agreement.setdefault((greedy, place), Agreement())
+        if (greedy, place) not in self._agreement:
+            self._agreement[greedy, place] = Agreement()
+        return self._agreement[greedy, place]
 
     def _grown(self, pending: int, by_place: Children, choice: Choice, n_places: int) -> TokenTree:
         """The best tree of choice.rows nodes whose nodes of one depth all have the same children: reading is free, so
