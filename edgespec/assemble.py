@@ -19,7 +19,7 @@ from edgespec.engine import calibrate
 from edgespec.engine.ladder import Ladder
 from edgespec.engine.loop import Engine
 from edgespec.errors import DoesNotFit, DrafterUnusable, EdgespecError
-from edgespec.loading import Drafters, Loader, Report, build
+from edgespec.loading import Drafters, Loader, Report, build, drafter_for, draws_for
 from edgespec.memory.configuration import Configuration, DraftModel
 from edgespec.memory.measure import Weighing
 from edgespec.memory.methods import target_spec
@@ -29,7 +29,6 @@ from edgespec.memory.reasons import described
 from edgespec.planning import Planner, insists
 from edgespec.settings import Settings
 from edgespec.speculation.cost import Curve
-from edgespec.speculation.drafters.model import ModelDrafter
 from edgespec.store import calibration, paths
 from edgespec.store.registry import Entry, resolve
 from edgespec.types import Choice, ContextSpec, PlanLine
@@ -102,7 +101,7 @@ def _open(
             opening.time_passes()
         plans, ladder = opening.settle(methods, rung)
         stack.callback(planner.save_learnt)
-        engine = Engine(ladder.setup, ladder=ladder, n_ctx_train=target.n_ctx_train)
+        engine = Engine(ladder.setup, ladder=ladder, n_ctx_train=target.n_ctx_train, draws=draws_for(asked.verify))
         stack.callback(engine.close)
         chat = Chat(target, engine)
         name = next(iter(methods))
@@ -129,7 +128,7 @@ def _open(
     how = replace(asked, threads=planner.n_threads)
     draft = next(iter(drafters.models.values()), None)
     key = planner.curve_key(planner.target, plans[name].configuration.placement)
-    bench = Workbench(assistant, choices, whys, how, target, draft, ModelDrafter, key)
+    bench = Workbench(assistant, choices, whys, how, target, draft, drafter_for(asked.verify), key)
     if len(methods) > 1:
         bench.use(name)
     return bench
@@ -244,7 +243,8 @@ class _Opening:
             rungs = made.rungs if len(plans) == 1 else (_roomy([p.configuration for p in plans.values()]),)
             if all(r.draft is None for r in rungs):
                 self.drafters.close()
-            steps = build(self.target, self.drafters, self.planner.known.acceptance, self.planner.known.by_place)
+            known, rule = self.planner.known, self.planner.asked.verify
+            steps = build(self.target, self.drafters, known.acceptance, rule, known.by_place)
             start = _begin_at(rungs, rung)
             try:
                 if (draft := rungs[start].draft) is not None:  # the ladder would step over one that is unusable

@@ -16,6 +16,7 @@ from edgespec.settings import Settings
 from edgespec.types import PlanLine
 
 EXACT = "self-test: rows are the same at every width here"
+REJECTION = "asked for; the same seed gives another text than with match, and another one for every shape of draft"
 NOT_EXACT = "self-test: rows depend on the width of a pass here, so decoding is plain"
 
 
@@ -47,6 +48,8 @@ def plan(
             f"self-test: this host {'decodes' if repacked else 'dies'} with them",
         ),
     ]
+    if asked.verify == "rejection":
+        lines.append(PlanLine("verify", "rejection", REJECTION))
     if asked.exact:
         lines.append(PlanLine("exact", "on" if facts.exact else "plain", EXACT if facts.exact else NOT_EXACT))
     else:

@@ -24,7 +24,10 @@ from edgespec.speculation.drafters.base import Drafter
 from edgespec.speculation.drafters.model import ModelDrafter
 from edgespec.speculation.drafters.parallel import ParallelDrafter
 from edgespec.speculation.drafters.reader import Reader
+from edgespec.speculation.drafters.sampled import SampledDrafter
 from edgespec.speculation.places import ByPlace
+from edgespec.speculation.rejection import rejection_draws
+from edgespec.speculation.verify import Draws, target_draws
 from edgespec.types import ContextSpec
 
 Report = Callable[[str, float], None]
@@ -102,7 +105,24 @@ class Drafters:
             self.models.popitem()[1].close()
 
 
-def build(target: LlamaModel, drafters: Drafters, acceptance: Acceptance, by_place: ByPlace | None = None) -> Build:
+def drafter_for(rule: str) -> Callable[[Context], Drafter]:
+    """What drafts on a context so that this rule (settings.RULES) can verify it."""
+    made = SampledDrafter if rule == "rejection" else ModelDrafter
+    return lambda context: made(Reader(context))
+
+
+def draws_for(rule: str) -> Draws:
+    """Where tokens come from under this rule."""
+    return rejection_draws if rule == "rejection" else target_draws
+
+
+def build(
+    target: LlamaModel,
+    drafters: Drafters,
+    acceptance: Acceptance,
+    rule: str = "match",
+    by_place: ByPlace | None = None,
+) -> Build:
     """How the engine opens what a configuration names; acceptance and by_place learn from its rounds."""
     loader = drafters.loader
 
@@ -117,14 +137,16 @@ def build(target: LlamaModel, drafters: Drafters, acceptance: Acceptance, by_pla
     return Build(
         target=lambda spec: loader.context(target, spec),
         draft=open_draft,
-        drafters=lambda draft, context: drafters_on(drafters.sources[draft.name], context),
+        drafters=lambda draft, context: drafters_on(drafters.sources[draft.name], context, rule),
         controller=lambda c: FixedController(c.choice, by_place if c.choice.drafter == "parallel" else acceptance),
         release=drafters.release,
     )
 
 
-def drafters_on(source: Source, context: Context) -> dict[str, Drafter]:
+def drafters_on(source: Source, context: Context, rule: str = "match") -> dict[str, Drafter]:
     """What a model can draft by, on one context and with one past."""
+    if rule == "rejection":
+        return {"model": drafter_for(rule)(context)}
     reader = Reader(context)
     found: dict[str, Drafter] = {"model": ModelDrafter(reader)}
     if source.mask_token_id is not None:

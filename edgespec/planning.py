@@ -106,7 +106,8 @@ class Planner:
 
     def learnt_key(self, method: str = "model") -> str:
         """Raises OSError."""
-        return learnt.key(self.target.path, self.draft.path if self.draft else None, method)
+        rule = "" if self.asked.verify == "match" else f", {self.asked.verify}"  # it accepts other children
+        return learnt.key(self.target.path, self.draft.path if self.draft else None, f"{method}{rule}")
 
     def _set_forecast(self) -> None:
         drafts = {self.draft.name: self.draft} if self.draft else {}

@@ -11,6 +11,9 @@ METHODS = ("auto", "plain", "model", "parallel")
 # These draft with a second model.
 BY_MODEL = ("model", "parallel")
 SHAPES = ("auto", "chain", "tree")
+RULES = ("match", "rejection")
+# Methods whose drafts are draws from known probabilities, as rejection needs them; plain drafts nothing.
+WITH_PROBABILITIES = ("auto", "plain", "model")
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class Settings:
 
     draft   a name, a path, "none", or None
     budget  bytes edgespec may take on all devices together; None: what is free, less a margin
+    verify  how drafts are verified at temperatures above 0: both say what the target would
     """
 
     model: str | None = None
@@ -32,12 +36,14 @@ class Settings:
     exact: bool = False
     threads: int | None = None
     budget: int | None = None
+    verify: str = "match"
 
     def __post_init__(self) -> None:
         for name, value, known in (
             ("method", self.method, METHODS),
             ("shape", self.shape, SHAPES),
             ("kv", self.kv_type, KV_TYPES),
+            ("verify", self.verify, RULES),
         ):
             if value not in known:
                 raise BadSetting(f"--{name} {value} is unknown; use one of {', '.join(known)}")
@@ -62,3 +68,8 @@ class Settings:
             raise BadSetting(f"--method plain uses no drafter, but -d {self.draft} names one; leave one of them out")
         if self.method in BY_MODEL and self.draft == "none":
             raise BadSetting(f"--method {self.method} needs a drafter, but -d none forbids one; leave one of them out")
+        if self.verify == "rejection" and self.method not in WITH_PROBABILITIES:
+            raise BadSetting(
+                f"--verify rejection needs drafts drawn from probabilities, and --method {self.method} has none; "
+                "use --method model, or --verify match"
+            )

@@ -26,6 +26,17 @@ MAX_NODES = 512
 
 
 @dataclass(frozen=True)
+class Dist:
+    """What may come next, a row each, likeliest first.
+
+    ids int32 [m, k]; logprob float32 [m, k], -inf where a cut took the id away
+    """
+
+    ids: Ids
+    logprob: Floats
+
+
+@dataclass(frozen=True)
 class TokenTree:
     """Drafted continuations as parallel arrays; node 0 is the pending token (emitted, in no cache yet).
 
@@ -35,12 +46,15 @@ class TokenTree:
     parent         int32 [n], parent[0] == -1
     depth          int16 [n], depth[0] == 0
     draft_logprob  float32 [n], the drafter's estimate of log P(node is reached), 0 for node 0
+    draft_probs    n rows, from which each node's children were drawn without replacement, in their order; -inf
+                   throughout for a node the drafter did not read. None: the children are guesses, not draws
     """
 
     token: Ids
     parent: Ids
     depth: NDArray[np.int16]
     draft_logprob: Floats
+    draft_probs: Dist | None = None
 
     def __len__(self) -> int:
         return len(self.token)

@@ -288,3 +288,9 @@ def test_mapped_weights_are_not_free_memory(monkeypatch: pytest.MonkeyPatch) -> 
     for limit, missing in (("on this machine", mapped), ("in control group /small", 0)):
         monkeypatch.setattr(Gauge, "read", lambda _, limit=limit: Reading(GIB, limit))
         assert one.watch(made).read().free_bytes == GIB - missing
+
+
+def test_what_one_rule_teaches_is_kept_from_the_other() -> None:
+    """Fails when rejection, which accepts other children, moves what draw and match is planned by."""
+    assert planner(Settings(verify="rejection")).learnt_key() != planner().learnt_key()
+    assert planner(Settings(verify="match")).learnt_key() == planner().learnt_key()

@@ -16,7 +16,7 @@ import numpy as np
 from edgespec.bench.loops import loop_start
 from edgespec.bench.questions import Question
 from edgespec.errors import Cancelled, EdgespecError
-from edgespec.speculation.verify import Draws, recorded_draws, target_draws
+from edgespec.speculation.verify import Draws, recorded_draws
 from edgespec.types import Ids, Message, Sampling, Step
 from edgespec.workbench import Workbench
 
@@ -121,7 +121,7 @@ def measure(
 
 @dataclass(frozen=True)
 class _Task:
-    """One turn to answer: its prompt, its budget, and the plain answer (in a replay: the recorded one)."""
+    """One turn to answer: its prompt, its budget, and the plain answer (in a replay: the recorded one, its draws)."""
 
     question: Question
     turn: int
@@ -130,7 +130,7 @@ class _Task:
     text: str
     cut: Cut
     sampling: Sampling
-    draws: Draws
+    draws: Draws | None
 
 
 def _task(
@@ -161,7 +161,7 @@ def _task(
     cut = Cut(question.id, turn, len(answer), len(answer) if start is None else start)
     pieces = bench.target.pieces()
     text = b"".join(pieces[t] for t in answer if t not in end_ids).decode("utf-8", "replace")
-    return _Task(question, turn, prompt, answer[: cut.n_kept], text, cut, sampling, target_draws)
+    return _Task(question, turn, prompt, answer[: cut.n_kept], text, cut, sampling, None)
 
 
 def _refuse_a_stop(steps: Sequence[Step]) -> None:

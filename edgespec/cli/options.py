@@ -49,6 +49,9 @@ Threads = Annotated[int | None, _load(("--threads",), "THREADS", "processor thre
 Budget = Annotated[
     str | None, _load(("--budget",), "BUDGET", "memory to stay within, such as 6GiB or 800MB (default: what is free)")
 ]
+Verify = Annotated[
+    str, _load(("--verify",), "VERIFY", "match or rejection: how sampled drafts are verified (both are lossless)")
+]
 
 System = Annotated[str | None, _answer(("-s", "--system"), "SYSTEM", "instructions in front of the conversation")]
 MaxTokens = Annotated[int | None, _answer(("--max-tokens",), "MAX_TOKENS", "longest answer (default: what fits)")]
@@ -76,6 +79,7 @@ class Loading:
     exact: Exact = False
     threads: Threads = None
     budget: Budget = None
+    verify: Verify = "match"
 
     def settings(self, method: str = "auto", shape: str = "auto") -> Settings:
         """Raises BadSetting for values no model could meet, before anything is loaded."""

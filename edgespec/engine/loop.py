@@ -27,9 +27,17 @@ from edgespec.types import PLAIN, Ids, Notice, Prefill, Sampling, Span, Step
 class Engine:
     """Generates for one conversation at a time; keeps its cache between calls and prefills only what is new."""
 
-    def __init__(self, setup: Setup, *, ladder: Ladder | None = None, n_ctx_train: int | None = None) -> None:
-        """ladder: whose setup it is; None: nothing is exchanged and the context does not grow."""
-        self._setup, self._ladder = setup, ladder
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        ladder: Ladder | None = None,
+        n_ctx_train: int | None = None,
+        draws: Draws = target_draws,
+    ) -> None:
+        """ladder: whose setup it is; None: nothing is exchanged and the context does not grow. draws: where tokens come
+        from unless `generate` says otherwise."""
+        self._setup, self._ladder, self._draws = setup, ladder, draws
         self._target = setup.target
         self._n_ctx_train = n_ctx_train
         self._ids: Ids = np.zeros((ladder.n_ctx_most if ladder else setup.target.spec.n_ctx) + 1, np.int32)
@@ -64,12 +72,12 @@ class Engine:
         end_ids: Collection[int],
         cancelled: Callable[[], bool] | None = None,
         progress: Progress | None = None,
-        draws: Draws = target_draws,
+        draws: Draws | None = None,
     ) -> Iterator[Prefill | Step | Notice]:
         """One Prefill, then a Step a round; the last one has a finish. Closing the iterator stops between rounds.
         Notices stand in front of what they were the reason for.
 
-        draws: where tokens come from; others than the target's replay a recorded answer.
+        draws: where tokens come from, None: as the engine was made; a recorded answer is replayed by it.
         max_tokens None: until the context is full (finish "length"). Raises ContextOverflow when prompt and one token
         do not fit, Cancelled when stopped before the first token; later a stop is finish "cancelled". Raises DoesNotFit
         where memory ends before the context does.
@@ -89,7 +97,7 @@ class Engine:
                 if prefill_ms is None:
                     notices = self._between_rounds(n_more, self._n - len(prompt))
                 n_left = min(self.n_ctx - self._n, n_more)
-                step = self._round(start, process, noise, end_ids, n_left, draws, lead)
+                step = self._round(start, process, noise, end_ids, n_left, draws or self._draws, lead)
             except Cancelled:
                 if prefill_ms is not None:
                     raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from itertools import pairwise
 
 from edgespec.speculation.cost import Curve
 
@@ -58,6 +59,7 @@ class LiveCost:
         return tuple(w for w in self.curve.rows if w <= most)
 
     def row_ms(self, most: int, n_past: int) -> float:
-        """The cheapest that one more row of a pass comes to."""
-        one = self.ms(1, n_past)
-        return min(((self.ms(w, n_past) - one) / (w - 1) for w in self.widths(most) if w > 1), default=one)
+        """The cheapest that one more row of a pass comes to, anywhere between two widths."""
+        widths = self.widths(most)
+        steps = [(self.ms(b, n_past) - self.ms(a, n_past)) / (b - a) for a, b in pairwise(widths)]
+        return max(min(steps, default=self.ms(1, n_past)), 0.0)

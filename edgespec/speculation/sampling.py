@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgespec.errors import DecodeFailed
-from edgespec.types import Floats, Ids, Sampling
+from edgespec.types import Dist, Floats, Ids, Sampling
 
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX_1, _MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -24,17 +23,6 @@ _U64 = 2**64 - 1
 _FULL_SORT_BELOW = 1024
 # Columns looked at first where no top-k bounds them.
 _FIRST_LOOK = 512
-
-
-@dataclass(frozen=True)
-class Dist:
-    """What may come next, a row each, likeliest first.
-
-    ids int32 [m, k]; logprob float32 [m, k], -inf where a cut took the id away
-    """
-
-    ids: Ids
-    logprob: Floats
 
 
 def top_k(rows: Floats, k: int) -> tuple[Ids, Floats]:
@@ -88,19 +76,27 @@ def log_softmax(values: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 class Noise:
-    """Gumbel(0, 1) noise as a pure function of (seed, position, id)."""
+    """Randomness as a pure function of (seed, position, id)."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
+    def stream(self, number: int) -> Noise:
+        """Another noise of the same seed, independent of this one and of every other number's."""
+        return Noise(_mix(_mix(self._seed) ^ (number * _MIX_1)))
+
     def gumbel(self, positions: Sequence[int], ids: Ids) -> NDArray[np.float64]:
-        """One value an id of ids [m, k]; positions: a row each, the index in the conversation of the token to draw."""
+        """Gumbel(0, 1), one value an id of ids [m, k]; positions: a row each, the index in the conversation of the
+        token to draw."""
+        return np.asarray(-np.log(-np.log(self.uniform(positions, ids))))
+
+    def uniform(self, positions: Sequence[int], ids: Ids) -> NDArray[np.float64]:
+        """The values between 0 and 1, both excluded, that `gumbel` is made of."""
         keys = [_mix(_mix(self._seed) + (position + 1) * _GOLDEN) for position in positions]
         x = ids.astype(np.uint64) * np.uint64(_GOLDEN) + np.array(keys, np.uint64)[:, None]
         x = (x ^ (x >> np.uint64(30))) * np.uint64(_MIX_1)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(_MIX_2)
-        uniform = ((x ^ (x >> np.uint64(31))) >> np.uint64(12)) * 2.0**-52 + 2.0**-53  # never 0, never 1
-        return np.asarray(-np.log(-np.log(uniform)))
+        return np.asarray(((x ^ (x >> np.uint64(31))) >> np.uint64(12)) * 2.0**-52 + 2.0**-53)
 
 
 def _mix(x: int) -> int:

@@ -42,7 +42,9 @@ def whole(tree: TokenTree) -> Sized:
     return Sized(tree, tuple(range(len(tree))))
 
 
-def best_size(chances: NDArray[np.floating], goodput: float, pass_ms: Callable[[int], float], widths: Sequence[int]) -> int:
+def best_size(
+    chances: NDArray[np.floating], goodput: float, pass_ms: Callable[[int], float], widths: Sequence[int]
+) -> int:
     """Rows worth verifying: one of `widths` or all of them, 1 being plain.
 
     chances   float [n], of each node to be walked, the root's 1 first
@@ -59,9 +61,10 @@ def best_size(chances: NDArray[np.floating], goodput: float, pass_ms: Callable[[
 def cut(tree: TokenTree, chances: NDArray[np.floating], n: int, fill: int = 0) -> Sized:
     """The n likeliest nodes, and `fill` more below the root that are not meant to be accepted.
 
-    A parent stands before its children where they are as likely, so that every part is a tree.
+    A parent stands before its children where they are as likely, so that every part is a tree. A tree of draws stays
+    whole: one that is left out for what it is makes draws of the others no longer (docs/rejection.md).
     """
-    if n >= len(tree) and not fill:
+    if tree.draft_probs is not None or (n >= len(tree) and not fill):
         return whole(tree)
     kept = np.sort(np.argsort(-chances, kind="stable")[:n])
     place = np.full(len(tree), -1, np.int32)

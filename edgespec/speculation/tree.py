@@ -44,14 +44,22 @@ class GrowingTree:
         index here.
         """
         order = sorted(nodes, key=lambda n: (self.depth[n], -self.score[n], n))
+        return self._ordered(order), order
+
+    def drawn(self) -> tuple[TokenTree, list[int]]:
+        """The whole tree below the pending token, breadth first, siblings in the order they were appended; and where
+        its nodes stand here."""
+        order = sorted(range(self.root, len(self.token)), key=lambda n: (self.depth[n], n))
+        return self._ordered(order), order
+
+    def _ordered(self, order: Sequence[int]) -> TokenTree:
         place = {n: i for i, n in enumerate(order)}
-        cut = _arrays(
+        return _arrays(
             [self.token[n] for n in order],
             [-1, *(place[self.parent[n]] for n in order[1:])],
             [self.depth[n] - self.depth[self.root] for n in order],
             [self.score[n] for n in order],
         )
-        return cut, order
 
     def path_tokens(self, node: int) -> list[int]:
         """Tokens from below the pending one to `node`."""

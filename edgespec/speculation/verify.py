@@ -1,7 +1,7 @@
 """Draw and match: walk the tree along the target's own draws (the walk of SpecExec, arXiv 2406.02532, drawn lazily).
 
 Lossless for any tree from any drafter: every emitted token is the target's own draw at its place, and the tree only
-decides how many of them one pass yields. Not covered: rejection sampling against draft probabilities.
+decides how many of them one pass yields. Not covered: rejection against draft probabilities (rejection.py).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from edgespec.types import FinishReason, Ids, Rows, TokenTree, Verdict
 
 # next_token(node, tokens): what follows `node` of the tree, reached by emitting `tokens` in this pass.
 NextToken: TypeAlias = Callable[[int, Sequence[int]], int]
-# Where tokens come from in a pass with these rows: the target's own draws, or a recorded text.
-Draws: TypeAlias = Callable[[Rows, Process, Noise, Ids], NextToken]
+# Where tokens come from in a pass with these rows: the target's own draws, accepted drafts, or a recorded text.
+Draws: TypeAlias = Callable[[TokenTree, Rows, Process, Noise, Ids], NextToken]
 
 
-def target_draws(rows: Rows, process: Process, noise: Noise, history: Ids) -> NextToken:
+def target_draws(tree: TokenTree, rows: Rows, process: Process, noise: Noise, history: Ids) -> NextToken:
     """The target's draws, from rows one a node of the tree; history: every id up to and with the pending token."""
 
     def drawn(node: int, tokens: Sequence[int]) -> int:
@@ -35,7 +35,7 @@ def recorded_draws(text: Sequence[int]) -> Draws:
 
     text: ids of prompt and answer; the generation must end with it (its max_tokens is the caller's affair).
     """
-    return lambda _rows, _process, _noise, history: lambda _node, tokens: int(text[len(history) + len(tokens)])
+    return lambda _tree, _rows, _process, _noise, history: lambda _node, tokens: int(text[len(history) + len(tokens)])
 
 
 def verify(
@@ -53,7 +53,7 @@ def verify(
 
     rows: one a node of the tree, in its order. history: every id up to and with the pending token.
     """
-    next_token = draws(rows, process, noise, history)
+    next_token = draws(tree, rows, process, noise, history)
     node, path = 0, [0]
     tokens: list[int] = []
     finish: FinishReason | None = None

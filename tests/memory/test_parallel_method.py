@@ -74,3 +74,9 @@ def test_its_context_has_a_row_a_level_and_one_path() -> None:
             assert rung.draft.context.max_nodes >= rung.choice.depth
             assert rung.draft.context.max_leaves == 1
     assert made.configuration.draft is not None
+
+
+def test_rejection_leaves_it_out() -> None:
+    """Its drafts are no draws from known probabilities. Fails when auto plans what cannot be opened."""
+    alike = np.tile(WORLD.method().by_rank(8), (8, 1))
+    assert plan(both(alike, Settings(verify="rejection"))).method == "model"

@@ -28,8 +28,6 @@ from edgespec.speculation.sampling import Noise, Process, log_softmax
 from edgespec.speculation.tree import GrowingTree
 from edgespec.types import Choice, Ids, TokenTree, Verdict
 
-# A node whose likeliest child is this sure without it is not read by the drafter.
-SURE = 0.8
 # Candidates of a drafter's row that take part.
 N_CANDIDATES = 20
 # Part of the chances that is always left to tokens nobody named.
@@ -71,7 +69,7 @@ class _Fit:
     """What is learnt of how sources and drafter agree with the target; one for greedy answers, one for sampled ones."""
 
     def __init__(self, trusts: Sequence[Sequence[float]]) -> None:
-        self.blend, self.evidence = Blend(trusts), Evidence()
+        self.blend, self.evidence = Blend(trusts), Evidence(trusts)
         self.of_sources, self.of_model = Agreement(), Agreement()
 
 
@@ -94,7 +92,7 @@ class MixDrafter:
         def read(nodes: list[int]) -> Children:
             for node in nodes:
                 self._ask(r, node)
-            unsure = [n for n in nodes if n == tree.root or max(r.blend[n].values(), default=0.0) < SURE]
+            unsure = [n for n in nodes if n == tree.root or not fit.evidence.sure(r.guesses[n])]
             children = self._read_model(r, fit, unsure, width) if reader else {}
             every = [children[n] if n in children else _by_sources(r, fit, n, width) for n in nodes]
             return Children([tokens for tokens, _ in every], [logprob for _, logprob in every])
@@ -120,7 +118,7 @@ class MixDrafter:
         dist = r.process.candidates(r.history, paths, rows.logits, rows.ids, max(N_CANDIDATES, width))
         found = {}
         for i, node in enumerate(nodes):
-            ids, score, evidence = fit.evidence.add(dist.ids[i], dist.logprob[i], r.blend[node])
+            ids, score, evidence = fit.evidence.add(dist.ids[i], dist.logprob[i], r.guesses[node])
             if not r.greedy:
                 score = score + r.gumbel(node, ids)
             r.scored[node] = ids.tolist(), score, evidence
@@ -185,5 +183,5 @@ def _observe(r: _Round, fit: _Fit, node: int, token: int) -> None:
             fit.of_sources.observe(score, drawn)
         return
     if drawn is not None:
-        fit.evidence.observe(r.blend[node], evidence, np.exp(log_softmax(score / fit.of_model.tau)), drawn)
+        fit.evidence.observe(r.guesses[node], evidence, np.exp(log_softmax(score / fit.of_model.tau)), drawn)
     fit.of_model.observe(score, drawn)

@@ -42,7 +42,7 @@ def _key(tokens: Place) -> int:
 class Recycled:
     """The table: keys uint64 [n], ids int32 [n, 8], logits float16 [n, 8] below the best one's; key 0 is empty."""
 
-    trust = (0.0, 0.05, 0.15, 0.3)
+    trust = (0.0, 0.01, 0.04, 0.12)
 
     def __init__(self, n_slots: int = N_SLOTS) -> None:
         self._n = n_slots

@@ -52,7 +52,7 @@ class Source(Protocol):
 
 # What no source foresees is left to an expert that gives every token this chance.
 ELSEWHERE = 1e-3
-REST = 0.06
+REST = 0.02
 # Weight of a new token against what was learnt before, at least; the prior counts as so many tokens.
 LEAST_RATE, N_PRIOR = 0.004, 24.0
 

@@ -18,7 +18,7 @@ from edgespec.types import Ids
 
 # Where the trust in a match changes with its length; each is two grades, the higher one where continuations agree.
 LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
-TRUST = (0.0, *(t for length in LENGTHS for t in (0.02 * length, 0.06 * length)))
+TRUST = (0.0, 0.01, 0.02, 0.01, 0.04, 0.02, 0.08, 0.05, 0.2, 0.1, 0.4, 0.3, 0.8, 0.4, 1.0, 0.5, 1.2)
 N_CONTINUATIONS = 4
 # Tokens that are read again where a conversation was replaced, so that its end still has something to match.
 OVERLAP = 64
