@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 
 from edgespec import explain
 from edgespec.assistant import Assistant
@@ -15,11 +18,12 @@ from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.backends.llama_cpp.selftest import HostFacts, host_facts, rows_agree
 from edgespec.chat.answer import Chat
+from edgespec.drafting import Drafting
 from edgespec.engine import calibrate
 from edgespec.engine.ladder import Ladder
 from edgespec.engine.loop import Engine
 from edgespec.errors import DoesNotFit, DrafterUnusable, EdgespecError
-from edgespec.loading import Drafters, Loader, Report, build, drafter_for, draws_for
+from edgespec.loading import Drafters, Loader, Report, build, draws_for
 from edgespec.memory.configuration import Configuration, DraftModel
 from edgespec.memory.measure import Weighing
 from edgespec.memory.methods import target_spec
@@ -27,8 +31,12 @@ from edgespec.memory.plan import Plan
 from edgespec.memory.pressure import read_once
 from edgespec.memory.reasons import described
 from edgespec.planning import Planner, insists
+from edgespec.remembering import Remembered
 from edgespec.settings import Settings
+from edgespec.speculation.controllers import Controller
 from edgespec.speculation.cost import Curve
+from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.drafters.reader import Reader
 from edgespec.store import calibration, paths
 from edgespec.store.registry import Entry, resolve
 from edgespec.types import Choice, ContextSpec, PlanLine
@@ -100,7 +108,11 @@ def _open(
         if not rung:  # what just died may have died of it
             opening.time_passes()
         plans, ladder = opening.settle(methods, rung)
-        stack.callback(planner.save_learnt)
+
+        def keep() -> str | None:
+            return opening.keep() or planner.save_learnt()
+
+        stack.callback(keep)
         engine = Engine(ladder.setup, ladder=ladder, n_ctx_train=target.n_ctx_train, draws=draws_for(asked.verify))
         stack.callback(engine.close)
         chat = Chat(target, engine)
@@ -108,7 +120,7 @@ def _open(
         made = plans[name]
         lines = explain.plan(methods[name], planner.target.quantisation, made.lines, planner.why_plain, facts)
         unused = runtime_build.unused_gpu_warning(runtime.supports_gpu())
-        warnings = [*explain.warnings(chat.warning, asked, facts, unused), *made.warnings]
+        warnings = [*explain.warnings(chat.warning, asked, facts, unused), *made.warnings, *opening.warnings]
         if ladder.rung > _begin_at(made.rungs, rung):
             warnings.append(f"memory did not suffice for the plan; this runs as {described(ladder.configuration)}")
         assistant = Assistant(
@@ -121,17 +133,25 @@ def _open(
             memory=planner.report(made),
             n_rungs=1 + _begin_at(made.rungs, len(made.rungs)),
             weighing=weighing,
-            keep=planner.save_learnt,
+            keep=keep,
         )
     choices = {name: p.configuration.choice for name, p in plans.items()}
     whys = {name: _why_plain(planner, p) for name, p in plans.items()}
     how = replace(asked, threads=planner.n_threads)
     draft = next(iter(drafters.models.values()), None)
     key = planner.curve_key(planner.target, plans[name].configuration.placement)
-    bench = Workbench(assistant, choices, whys, how, target, draft, drafter_for(asked.verify), key)
+
+    def controller(name: str) -> Controller:
+        return opening.drafting.controller(plans[name].configuration, methods[name].method)
+
+    bench = Workbench(assistant, choices, whys, how, target, draft, _model_drafter, key, controller)
     if len(methods) > 1:
         bench.use(name)
     return bench
+
+
+def _model_drafter(context: Context) -> ModelDrafter:
+    return ModelDrafter(Reader(context))
 
 
 def _begin_at(rungs: Sequence[Configuration], rung: int) -> int:
@@ -185,25 +205,54 @@ class _Opening:
     first: Plan
     report: Report
     cancelled: Cancelled
+    warnings: list[str] = field(default_factory=list)
+    remembered: Remembered | None = None
 
     def time_passes(self) -> None:
         """Measure what passes cost where it was never measured and could decide something; remembered."""
         planner, draft = self.planner, self.first.configuration.draft
-        if planner.draft is None or draft is None or planner.knows(self.first):
+        if not (self.first.configuration.sources or draft) or planner.knows(self.first):
             return
         placement = self.first.configuration.placement
         self.report("timing passes on this machine (once)", 0.0)
-        try:
-            model = self.drafters.get(draft.name, draft.placement)
-        except DrafterUnusable as error:
-            self._pass_over(error)
-            return
+        model: LlamaModel | None = None
+        if draft is not None and planner.draft is not None:
+            try:
+                model = self.drafters.get(draft.name, draft.placement)
+            except DrafterUnusable as error:
+                self._pass_over(error)
         curve = self._timed(
             self.target, CURVE_S, planner.curve_key(planner.target, placement), CURVE_ROWS, planner.asked.kv_type
         )
-        draft_curve = self._timed(model, DRAFT_CURVE_S, planner.curve_key(planner.draft, draft.placement), (8,), "f16")
+        draft_curve = None
+        if model is not None and draft is not None and planner.draft is not None:
+            key = planner.curve_key(planner.draft, draft.placement)
+            draft_curve = self._timed(model, DRAFT_CURVE_S, key, (8,), "f16")
         if curve is not None:
             planner.timed(self.first, curve, draft_curve)
+
+    def _drafting(self) -> Drafting:
+        """What was learnt earlier, and the texts that --corpus names."""
+        planner, asked, target = self.planner, self.planner.asked, self.target
+        draft = planner.draft.path if planner.draft else None
+        known, automaton = planner.known, None
+        if planner.sources(asked):
+            with contextlib.suppress(OSError):
+                self.remembered = Remembered(planner.target.path, draft, target.n_vocab)
+                automaton = self.remembered.automaton()
+                if asked.corpus is not None:
+                    self.report("reading the corpus", 0.0)
+                    tokenize = partial(target.tokenize, special=False)
+                    self.warnings.append(self.remembered.read(Path(asked.corpus), automaton, tokenize))
+        made = Drafting(asked, target.pieces, known.acceptance, known.curve, automaton, known.by_place)
+        if self.remembered is not None:
+            self.remembered.teach(made)
+            self.warnings += self.remembered.warnings
+        return made
+
+    def keep(self) -> str | None:
+        """Save what sources learnt; a warning where that failed."""
+        return self.remembered.keep(self.drafting) if self.remembered else None
 
     def _timed(
         self, model: LlamaModel, seconds: Sequence[float], key: str, widths: Sequence[int], kv_type: str
@@ -243,7 +292,8 @@ class _Opening:
             rungs = made.rungs if len(plans) == 1 else (_roomy([p.configuration for p in plans.values()]),)
             if all(r.draft is None for r in rungs):
                 self.drafters.close()
-            steps = build(self.target, self.drafters, self.planner.known.acceptance, self.planner.asked.verify)
+            self.drafting = self._drafting()
+            steps = build(self.target, self.drafters, self.drafting)
             start = _begin_at(rungs, rung)
             try:
                 if (draft := rungs[start].draft) is not None:  # the ladder would step over one that is unusable
@@ -272,10 +322,11 @@ def _roomy(every: Sequence[Configuration]) -> Configuration:
     """One configuration with room for each of them: they differ in what they draft."""
     drafting = [c for c in every if not c.choice.plain]
     if not drafting:
-        return every[0]
+        return max(every, key=lambda c: c.target.max_nodes)
     rows, depth, width = (max(getattr(c.choice, name) for c in drafting) for name in ("rows", "depth", "width"))
     widest = Choice(drafting[0].choice.drafter, rows, depth, width)
-    like = drafting[0]
+    like = next((c for c in drafting if c.draft), drafting[0])
+    rows = max(rows, *(c.target.max_nodes for c in every))
     target = target_spec(replace(like.target, n_ctx=min(c.target.n_ctx for c in every)), widest)
     draft = like.draft
     if draft is not None:
@@ -284,4 +335,4 @@ def _roomy(every: Sequence[Configuration]) -> Configuration:
         draft = DraftModel(
             draft.name, replace(draft.context, max_leaves=leaves, max_nodes=nodes), draft.placement, draft.window
         )
-    return Configuration(target, widest, like.placement, draft)
+    return Configuration(target, widest, like.placement, draft, any(c.sources for c in every), like.expected)

@@ -20,12 +20,14 @@ from edgespec.speculation.drafters.automaton import Automaton
 from edgespec.speculation.drafters.base import Drafter, Learner
 from edgespec.speculation.drafters.mix import MixDrafter
 from edgespec.speculation.drafters.model import ModelDrafter
+from edgespec.speculation.drafters.parallel import ParallelDrafter
 from edgespec.speculation.drafters.reader import Reader
 from edgespec.speculation.drafters.recycle import Recycled
 from edgespec.speculation.drafters.sampled import SampledDrafter
 from edgespec.speculation.drafters.suffix import Suffix
 from edgespec.speculation.goodput import GoodputController
 from edgespec.speculation.live import LiveCost
+from edgespec.speculation.places import ByPlace
 from edgespec.speculation.reliability import Kinds, classes_of
 from edgespec.types import Choice
 
@@ -45,9 +47,12 @@ class Drafting:
         acceptance: Acceptance,
         curve: Curve | None,
         automaton: Automaton | None = None,
+        by_place: ByPlace | None = None,
     ) -> None:
-        """pieces: bytes of each id, asked for where something decides by them; curve: None where none was measured."""
-        self._asked, self._pieces, self._acceptance, self._curve = asked, pieces, acceptance, curve
+        """pieces: bytes of each id, asked for where something decides by them; curve: None where none was measured;
+        acceptance, by_place: of the drafter's trees and of its parallel ones, for the next plan."""
+        self._asked, self._pieces, self._curve = asked, pieces, curve
+        self._acceptance, self._by_place = acceptance, by_place
         self.suffix = Suffix(automaton or Automaton(N_TOKENS))
         self.recycled = Recycled()
         self._mixes: dict[str, MixDrafter] = {}
@@ -73,13 +78,14 @@ class Drafting:
         }
         return self._taught(made)
 
-    def with_model(self, context: Context) -> dict[str, Drafter]:
-        """Drafters on one context, which they share."""
+    def with_model(self, mask_id: int | None, context: Context) -> dict[str, Drafter]:
+        """Drafters on one context, which they share; mask_id: of a model that drafts in parallel too."""
         reader = Reader(context)
         if not self.sources:
             return {"model": SampledDrafter(reader)}
+        parallel = {} if mask_id is None else {"parallel": ParallelDrafter(reader, mask_id)}
         mix = self._taught({"mix": MixDrafter([self.suffix, self.recycled], reader)})
-        return {"model": ModelDrafter(reader), **mix}
+        return {"model": ModelDrafter(reader), **parallel, **mix}
 
     def _taught(self, made: dict[str, MixDrafter]) -> dict[str, Drafter]:
         fits = self._learnt.get("fits")
@@ -94,7 +100,7 @@ class Drafting:
         asked = self._asked.method if method is None else method
         arms = self._arms(c) if asked == "auto" else {}
         if not arms or self._curve is None:
-            return FixedController(c.choice, self._acceptance)
+            return FixedController(c.choice, self._by_place if c.choice.drafter == "parallel" else self._acceptance)
         kinds = Kinds(classes_of(self._pieces()))
         made = GoodputController(arms, LiveCost(self._curve), kinds, self._acceptance)
         made.take(self._control.to_dict() if self._control else self._learnt.get("control"))
@@ -109,7 +115,7 @@ class Drafting:
         arms: dict[str, tuple[Choice, float]] = {}
         if c.draft is not None and not c.choice.plain:
             expected = c.expected or 1.2
-            arms["model"] = c.choice, expected
+            arms[c.choice.drafter] = c.choice, expected
             if c.sources:
                 arms["mix"] = Choice("mix", c.choice.rows, depth, c.choice.width), expected + MIX_BONUS
         if c.sources and most > 2:
@@ -125,5 +131,3 @@ class Drafting:
         fits = {name: mix.to_dict() for name, mix in self._mixes.items()}
         control = self._control.to_dict() if self._control else self._learnt.get("control", {})
         return {"fits": fits, "control": control}
-
-

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from edgespec.backends.base import Context
 from edgespec.backends.llama_cpp.context import LlamaContext
 from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.model import LlamaModel
@@ -118,7 +117,7 @@ def build(target: LlamaModel, drafters: Drafters, drafting: Drafting) -> Build:
     return Build(
         target=lambda spec: loader.context(target, spec),
         draft=open_draft,
-        drafters=lambda _, context: drafting.with_model(context),
+        drafters=lambda draft, context: drafting.with_model(drafters.sources[draft.name].mask_token_id, context),
         controller=drafting.controller,
         release=drafters.release,
         free=drafting.without_model(),

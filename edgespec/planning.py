@@ -23,9 +23,10 @@ from edgespec.memory.sizes import MIB
 from edgespec.memory.source import Source, read_source
 from edgespec.memory.survey import Known, Machine
 from edgespec.memory.widen import with_sources
-from edgespec.settings import SOURCES, Settings
+from edgespec.settings import BY_MODEL, SOURCES, Settings
 from edgespec.speculation.acceptance import Acceptance, from_dict
 from edgespec.speculation.cost import Curve
+from edgespec.speculation.places import ByPlace, by_place_from_dict
 from edgespec.store import learnt
 from edgespec.store.registry import Entry, resolve
 from edgespec.types import ContextSpec
@@ -58,8 +59,10 @@ class Planner:
 
     def _why_plain(self, asked: Settings) -> str:
         """Raises BadSetting where flags contradict each other."""
-        if asked.method == "plain" or asked.draft == "none":
+        if asked.method == "plain":
             return "asked for"
+        if asked.draft == "none":
+            return "-d none"
         if self.target.shape.recurrent:
             return "this model's recurrent state cannot drop rejected tokens"
         if asked.exact and not self._facts.exact:
@@ -75,14 +78,15 @@ class Planner:
         curve = draft_curve = None
         with contextlib.suppress(OSError):
             curve = survey.remembered_curve(self.curve_key(self.target, self._usual(self.target)))
-        acceptance = Acceptance()
+        acceptance, by_place = Acceptance(), ByPlace()
         if self.draft is not None:
             with contextlib.suppress(OSError):
                 draft_curve = survey.remembered_curve(self.curve_key(self.draft, self._usual(self.draft)))
                 acceptance = from_dict(learnt.load(self.learnt_key()))
+                by_place = by_place_from_dict(learnt.load(self.learnt_key("parallel")))
         placement = self._usual(self.target)
         draft_placement = self._usual(self.draft) if self.draft else placement
-        self.known = Known(curve, draft_curve, acceptance, placement, draft_placement)
+        self.known = Known(curve, draft_curve, acceptance, placement, draft_placement, by_place)
 
     def _usual(self, source: Source) -> Placement:
         """Where a model lies unless room is short: its curve there is worth remembering first."""
@@ -103,10 +107,10 @@ class Planner:
                     self.known = replace(self.known, curve=curve, placement=placement)
         return self.known.curve is not None and self.known.placement == placement
 
-    def learnt_key(self) -> str:
+    def learnt_key(self, method: str = "model") -> str:
         """Raises OSError."""
         rule = "" if self.asked.verify == "match" else f", {self.asked.verify}"  # it accepts other children
-        return learnt.key(self.target.path, self.draft.path if self.draft else None, f"model{rule}")
+        return learnt.key(self.target.path, self.draft.path if self.draft else None, f"{method}{rule}")
 
     def _set_forecast(self) -> None:
         drafts = {self.draft.name: self.draft} if self.draft else {}
@@ -201,6 +205,8 @@ class Planner:
         if self.draft is None:
             return None
         try:
+            if self.draft.mask_token_id is not None:
+                learnt.save(self.learnt_key("parallel"), self.known.by_place.to_dict())
             return learnt.save(self.learnt_key(), self.known.acceptance.to_dict())
         except OSError as error:
             return f"what this conversation taught about speed was not kept: {error}"
@@ -208,7 +214,7 @@ class Planner:
 
 def insists(asked: Settings) -> bool:
     """Whether a drafter that cannot draft is an error, not one to be passed over."""
-    return asked.draft not in (None, "none") or asked.method == "model"
+    return asked.draft not in (None, "none") or asked.method in BY_MODEL
 
 
 def _draft_source(asked: Settings, entry: Entry, target: Source) -> tuple[Source | None, str]:
@@ -219,7 +225,13 @@ def _draft_source(asked: Settings, entry: Entry, target: Source) -> tuple[Source
             raise DrafterUnusable(f"no drafter is known for {entry.name}; name one with -d NAME or a .gguf path")
         return None, "no drafter is known for this model; name one with -d"
     try:
-        source = read_source(name, resolve(name).path)
+        found = resolve(name)
+        source = read_source(name, found.path, found.mask_token_id)
+        if asked.method == "parallel" and source.mask_token_id is None:
+            raise DrafterUnusable(
+                f"{name} cannot draft in parallel: neither its file (tokenizer.ggml.mask_token_id) nor models.toml "
+                "(mask_token_id) names a mask that it was taught to fill in; use --method model, or another drafter"
+            )
         if source.shape.recurrent:
             raise DrafterUnusable(f"{name} has a recurrent state, which cannot drop rejected tokens; use another")
     except EdgespecError as error:

@@ -133,5 +133,3 @@ def _mark(path: Path) -> str:
             if n > 5000:
                 return digest.hexdigest()
     return digest.hexdigest()
-
-

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from edgespec.errors import BadSetting
 from edgespec.types import KV_TYPES, MAX_NODES
 
-METHODS = ("auto", "plain", "model", "suffix", "recycle", "lookup", "mix")
+METHODS = ("auto", "plain", "model", "parallel", "suffix", "recycle", "lookup", "mix")
+# These draft with a second model.
+BY_MODEL = ("model", "parallel")
 # Those that need no drafter file: each is a source of drafts, or several.
 SOURCES = ("suffix", "recycle", "lookup", "mix")
 SHAPES = ("auto", "chain", "tree")
@@ -68,8 +70,8 @@ class Settings:
     def _check_words(self) -> None:
         if self.method == "plain" and self.draft not in (None, "none"):
             raise BadSetting(f"--method plain uses no drafter, but -d {self.draft} names one; leave one of them out")
-        if self.method == "model" and self.draft == "none":
-            raise BadSetting("--method model needs a drafter, but -d none forbids one; leave one of them out")
+        if self.method in BY_MODEL and self.draft == "none":
+            raise BadSetting(f"--method {self.method} needs a drafter, but -d none forbids one; leave one of them out")
         if self.verify == "rejection" and self.method not in WITH_PROBABILITIES:
             raise BadSetting(
                 f"--verify rejection needs drafts drawn from probabilities, and --method {self.method} has none; "

@@ -10,7 +10,7 @@ from edgespec.backends.base import Context, Model
 from edgespec.engine import calibrate
 from edgespec.errors import BadSetting, DoesNotFit
 from edgespec.settings import Settings
-from edgespec.speculation.controllers import FixedController
+from edgespec.speculation.controllers import Controller, FixedController
 from edgespec.speculation.cost import Curve, from_dict
 from edgespec.speculation.drafters.base import Drafter
 from edgespec.store import calibration
@@ -30,6 +30,7 @@ class Workbench:
     target         the loaded weights
     curve_key      under what the target's cost curve is remembered
     draft          the drafter's weights, None where nothing drafts; drafter_on makes a new drafter on a context of them
+    controller     makes what decides each round of a method, by its name
     """
 
     assistant: Assistant
@@ -40,11 +41,14 @@ class Workbench:
     draft: Model | None
     drafter_on: Callable[[Context], Drafter]
     curve_key: str
+    controller: Callable[[str], Controller]
 
     def use(self, name: str) -> None:
         """Answer by this method from now on."""
         choice = self.choices[name]
-        self.assistant.engine.control(FixedController(choice), "plain" if choice.plain else choice.drafter)
+        controller = self.controller(name)
+        method = "auto" if not isinstance(controller, FixedController) else "plain" if choice.plain else choice.drafter
+        self.assistant.engine.control(controller, method)
 
     def curve(self, cancelled: Callable[[], bool] = lambda: False) -> Curve:
         """What a pass costs here: as remembered for this model, build and machine, else measured in under 5 seconds.

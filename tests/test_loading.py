@@ -8,16 +8,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from edgespec import loading
+from edgespec.backends.fake import FakeModel
 from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.errors import Cancelled, DoesNotFit, DrafterUnusable, ModelUnusable
-from edgespec.loading import Drafters, Loader, build, check_vocabulary, placed
+from edgespec.loading import Drafters, Loader, build, check_vocabulary, drafters_on, placed
 from edgespec.memory.configuration import DraftModel, Placement
+from edgespec.memory.source import Source
 from edgespec.speculation.acceptance import Acceptance
-from edgespec.types import ContextSpec
+from edgespec.speculation.sampling import Noise, Process
+from edgespec.types import Choice, ContextSpec, Sampling, Verdict
 
 WORDS = (b"a", b"b", b"c", b"d")
 HERE, THERE = Placement(), Placement(3)
@@ -145,6 +149,28 @@ def test_a_context_that_a_drafter_cannot_have_makes_it_unusable(drafters: Drafte
         build(model(*WORDS), Drafters(stopped, {}, model(*WORDS), "", drafters.models), Acceptance()).draft(
             DraftModel("good", SPEC)
         )
+
+
+def test_a_model_drafts_by_masks_only_if_it_has_one() -> None:
+    """Fails when a method is offered that the file cannot, or one that it can is left out."""
+    context = FakeModel().open(SPEC)
+    plain, masked = (cast(Source, SimpleNamespace(mask_token_id=mask)) for mask in (None, 0))
+    assert list(drafters_on(plain, context)) == ["model"]
+    assert list(drafters_on(masked, context)) == ["model", "parallel"]
+
+
+def test_drafters_of_one_context_have_one_past() -> None:
+    """Fails when one of them believes in a cache that another has moved on to another conversation."""
+    context = FakeModel().open(SPEC)
+    both = drafters_on(cast(Source, SimpleNamespace(mask_token_id=0)), context)
+    for i, text in enumerate(
+        ([1, 2, 3, 4, 5, 6], [7, 8, 9], [1, 2, 3, 4, 5, 6, 7], [7, 8, 9, 1, 2, 3, 4, 5], [7, 8, 6])
+    ):
+        name = ("model", "parallel")[i % 2]
+        history = np.array(text, np.int32)
+        both[name].draft(history, Choice(name, 4, 3, 1), Process(Sampling(temperature=0)), Noise(0))
+        both[name].commit(np.append(history, np.int32(5)), Verdict((0,), (5,), None))
+        assert context._slots[0].tokens == text
 
 
 def test_a_stack_frees_what_it_was_given(drafters: Drafters) -> None:

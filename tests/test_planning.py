@@ -147,6 +147,44 @@ def test_without_a_draft_nothing_drafts_from_then_on() -> None:
     assert not made.footprint.of("draft weights")
 
 
+@pytest.fixture
+def masked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """models.toml says of the demo's drafter that it was taught to fill in masks."""
+    entry = replace(resolve("demo-draft"), mask_token_id=8191)
+    monkeypatch.setattr("edgespec.planning.resolve", lambda name: entry if name == "demo-draft" else resolve(name))
+
+
+def test_parallel_drafting_needs_a_mask() -> None:
+    """Fails when a drafter that was never taught one is asked to fill some token in, in silence."""
+    with pytest.raises(DrafterUnusable, match=r"demo-draft cannot draft in parallel: neither its file .* use --method"):
+        planner(Settings(method="parallel"))
+    with pytest.raises(DrafterUnusable, match="no drafter is known for demo"):
+        planner(Settings(method="parallel"), drafts=[])
+    with pytest.raises(BadSetting, match="--method parallel needs a drafter, but -d none forbids one"):
+        Settings(method="parallel", draft="none")
+
+
+def test_parallel_drafting_is_planned_where_there_is_a_mask(masked: None) -> None:
+    """Fails when the method that was asked for is not the one that runs, or auto does not know of it."""
+    remember(FLAT)
+    made = planner(Settings(method="parallel")).plan()
+    assert (made.method, made.configuration.choice.drafter) == ("parallel", "parallel")
+    remember(FLAT, draft=Curve(64, WIDTHS, (30.0,) * 5))  # a drafter whose passes are dear
+    assert planner().plan().method == "parallel"
+
+
+def test_what_masks_taught_is_kept_apart(masked: None) -> None:
+    """Fails when a place's figures are those of a drafter that reads its own drafts, or are lost at the end."""
+    one = planner()
+    before = one.known.by_place.by_rank(False, 8)
+    for _ in range(50):
+        one.known.by_place.observe(Step((0,), Choice("parallel", 4, 3, 8), 3, 1, 1.0, 1.0, 0.0, ranks=(0, -1)))
+    assert one.save_learnt() is None
+    again = planner().known
+    assert again.by_place.by_rank(False, 8)[0, 0] > before[0, 0]
+    assert again.acceptance.n_seen(greedy=False) == 0
+
+
 # --- what earlier runs measured and taught
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from edgespec.engine import calibrate
 from edgespec.settings import Settings
 from edgespec.speculation.cost import Curve
 from edgespec.store import calibration
+from edgespec.store.registry import resolve
 from edgespec.types import PLAIN, Choice, Sampling, Step
 from edgespec.workbench import Workbench
 
@@ -45,6 +47,25 @@ def test_answers_are_by_the_method_in_use(bench: Workbench, name: str, n_rows: i
     steps = [e for e in events if isinstance(e, Step)]
     assert max(s.n_drafted + 1 for s in steps) == n_rows
     assert bench.assistant.engine.method == ("plain" if name == "plain" else "model")
+
+
+def test_methods_of_one_drafter_take_turns_on_its_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a chain and by masks, from the same weights. Fails when one believes in a past that the other moved on, when
+    the context has no room for the wider of them, or when the text depends on who drafts."""
+    masked = replace(resolve("demo-draft"), mask_token_id=8191)
+    monkeypatch.setattr("edgespec.planning.resolve", lambda name: masked if name == "demo-draft" else resolve(name))
+    names = ("plain", "chain@4", "parallel:chain@7", "parallel:tree@9")
+    with open_workbench(parse_methods(",".join(names), replace(BASE, exact=True))) as opened:
+        assert opened.choices["parallel:chain@7"] == Choice("parallel", 7, 6, 1)
+        texts, most = [], []
+        for name in (*names, *names):
+            opened.use(name)
+            events = opened.assistant.engine.generate([5, 6, 7], Sampling(seed=3), 24, end_ids=())
+            steps = [e for e in events if isinstance(e, Step)]
+            texts.append([t for s in steps for t in s.tokens])
+            most.append(max(s.n_drafted + 1 for s in steps))
+        assert most == [1, 4, 7, 9] * 2
+        assert all(text == texts[0] for text in texts)
 
 
 def test_a_drafter_the_user_named_serves_every_method() -> None:

@@ -35,7 +35,15 @@ import to_gguf
 from tokenizers import Tokenizer
 
 MASK, BOS, END = "<|pad|>", "<|bos|>", "<|end|>"
-NAMES = {"q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output", "g": "ffn_gate", "u": "ffn_up", "dn": "ffn_down"}
+NAMES = {
+    "q": "attn_q",
+    "k": "attn_k",
+    "v": "attn_v",
+    "o": "attn_output",
+    "g": "ffn_gate",
+    "u": "ffn_up",
+    "dn": "ffn_down",
+}
 
 
 def load(path: str) -> tuple[t.LM, dict[str, object]]:
@@ -72,7 +80,9 @@ def load(path: str) -> tuple[t.LM, dict[str, object]]:
 
 def tokens_of(text_xz: str, n_chars: int) -> np.ndarray:
     """The beginning of the text as one run of ids, chats with their markers."""
-    raw = lzma.LZMADecompressor().decompress(Path(text_xz).read_bytes(), 8 * n_chars)[:n_chars].decode("utf-8", "ignore")
+    raw = (
+        lzma.LZMADecompressor().decompress(Path(text_xz).read_bytes(), 8 * n_chars)[:n_chars].decode("utf-8", "ignore")
+    )
     documents = [x.strip("\n") for x in raw.split("<|endoftext|>")]
     documents = [x[:20000] for x in documents if len(x) > 20]
     random.Random(6).shuffle(documents)
@@ -101,7 +111,9 @@ def sight(anchors: torch.Tensor, n_text: int, k: int) -> torch.Tensor:
     block = torch.cat(
         [torch.full((n_text,), -1, device=dev), torch.arange(n_anchors, device=dev).repeat_interleave(k - 1)]
     )
-    place = torch.cat([torch.zeros(n_text, device=dev, dtype=torch.long), torch.arange(k - 1, device=dev).repeat(n_anchors)])
+    place = torch.cat(
+        [torch.zeros(n_text, device=dev, dtype=torch.long), torch.arange(k - 1, device=dev).repeat(n_anchors)]
+    )
     n = len(block)
     text = until[:, :, None] >= torch.arange(n, device=dev)[None, None, :]
     text &= (torch.arange(n, device=dev) < n_text)[None, None, :]

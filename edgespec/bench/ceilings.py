@@ -24,7 +24,7 @@ from edgespec.backends.base import Context
 from edgespec.errors import BadSetting, Cancelled
 from edgespec.gguf.header import Tensor, read_header
 from edgespec.speculation.cost import Curve
-from edgespec.speculation.drafters.model import N_CANDIDATES
+from edgespec.speculation.drafters.ranking import N_CANDIDATES
 from edgespec.speculation.policies import Children, Limits, grow
 from edgespec.speculation.sampling import Noise, Process, log_softmax
 from edgespec.speculation.tree import GrowingTree

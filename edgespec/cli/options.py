@@ -35,7 +35,7 @@ def _answer(flags: tuple[str, ...], name: str, text: str) -> typer.models.Option
 
 Model = Annotated[str | None, _load(("-m", "--model"), "MODEL", "a name, or the path of a .gguf file (default: demo)")]
 Draft = Annotated[str | None, _load(("-d", "--draft"), "DRAFT", "the drafter: a name, a path, or none")]
-Method = Annotated[str, _load(("--method",), "METHOD", "auto, plain or model: where drafts come from")]
+Method = Annotated[str, _load(("--method",), "METHOD", "auto, plain, model or parallel: where drafts come from")]
 Shape = Annotated[str, _load(("--shape",), "SHAPE", "auto, chain or tree")]
 Nodes = Annotated[int | None, _load(("--nodes",), "NODES", "rows of a target pass, the pending token included")]
 Depth = Annotated[int | None, _load(("--depth",), "DEPTH", "most drafted tokens in a row")]

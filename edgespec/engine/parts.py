@@ -84,14 +84,14 @@ class Parts:
 
     def _open_draft(self, draft: DraftModel) -> None:
         """A drafter keeps what it learnt; its cache goes along where it is of the same kind."""
-        drafters, context = self._made.get(_weights(draft), (None, None))
+        drafters, context = self._made.get(_weights(draft), ({}, None))
         held = NOTHING
         if self._cache is not None and context is not None:
             held = take(context, copy=self._cache.window == draft.window)
             self._no_cache()
         self._loaded = draft
         inner = self._build.draft(draft)
-        if drafters is None or context is None:
+        if context is None:
             context = TimedContext(inner)
             drafters = self._build.drafters(draft, context)
             self._made[_weights(draft)] = drafters, context

@@ -48,6 +48,7 @@ class ModelFile:
     causal        always True of a file that passed; kept for those who show it
     pooling       "none" or None: a file that asks for more is an embedding model and does not pass
     tokenizer     llama.cpp's tokenizer model: "gpt2", "llama", "t5", ...
+    mask_token_id what stands for a token to fill in, None where the file names none
     """
 
     path: Path
@@ -61,6 +62,7 @@ class ModelFile:
     causal: bool
     pooling: str | None
     tokenizer: str
+    mask_token_id: int | None = None
 
 
 def inspect(path: str | os.PathLike[str]) -> ModelFile:
@@ -85,6 +87,7 @@ def inspect(path: str | os.PathLike[str]) -> ModelFile:
         causal=True,
         pooling=pooling,
         tokenizer=tokenizer,
+        mask_token_id=_integer(meta, "tokenizer.ggml.mask_token_id"),
     )
 
 

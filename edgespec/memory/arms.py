@@ -7,7 +7,7 @@ Bytes follow from an arm, the context, cache types, windows and n_ubatch (search
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,6 @@ from edgespec.memory.configuration import Placement
 from edgespec.memory.methods import Method
 from edgespec.settings import Settings
 from edgespec.speculation.cost import Curve
-from edgespec.speculation.policies import N_BEAMS
 from edgespec.speculation.shapes import Trees, best_trees
 from edgespec.types import MAX_NODES, PLAIN, Choice
 
@@ -49,7 +48,7 @@ class Arm:
 class Table:
     """Every choice of a method's rows, depth and width, as parallel arrays; depths of the same rows and width rise.
 
-    rows, tokens  int64 [n], float64 [n]; waves int64 [n, N_BEAMS], passes of 1, 2, ... nodes that drafting takes
+    rows, tokens  int64 [n], float64 [n]; waves int64 [n, k], passes of 1, 2, ... k rows that drafting takes
     starts        int64 [k], where each pair of rows and width begins
     """
 
@@ -62,7 +61,7 @@ class Table:
     def best(self, pass_ms: NDArray[np.float64], wave_ms: NDArray[np.float64]) -> list[tuple[Choice, float, float]]:
         """The best depth for each number of rows and width: the choice, its tokens and its tokens a second.
 
-        pass_ms float64 [n], the target's pass of each choice; wave_ms float64 [N_BEAMS].
+        pass_ms float64 [n], the target's pass of each choice; wave_ms float64 [k].
         """
         rates = 1e3 * self.tokens / (pass_ms + self.waves @ wave_ms + ROUND_MS)
         most = np.maximum.reduceat(rates, self.starts)
@@ -88,19 +87,18 @@ def table(method: Method, asked: Settings, measured: Curve | None) -> Table:
     starts: list[int] = []
     for width in _widths(method, asked):
         rows = _rows(asked, measured)
-        depth = max(_depths(asked, max(rows), width))
-        trees = best_trees(method.by_rank(width), max(rows), depth, width)
+        trees = _trees(method, asked, max(rows), width)
         for n in rows:
             starts.append(len(choices))
-            for levels in _depths(asked, n, width):
+            for levels in _depths(method, asked, n, width):
                 choices.append(Choice(method.name, n, levels, width))
-                tokens.append(float(trees.tokens[levels, n]))
-                waves.append(_waves(trees, n, levels))
+                tokens.append(float(trees[levels].tokens[levels, n]))
+                waves.append(method.passes(trees[levels].shape(n, levels)))
     return Table(
         tuple(choices),
         np.array([c.rows for c in choices], np.int64),
         np.array(tokens),
-        np.array(waves, np.int64).reshape(-1, N_BEAMS),
+        np.array(waves, np.int64).reshape(len(choices), -1),
         np.array(starts, np.int64),
     )
 
@@ -124,13 +122,17 @@ def _rows(asked: Settings, measured: Curve | None) -> tuple[int, ...]:
     return tuple(n for n in timed if 2 <= n <= most) or (2,)
 
 
-def _depths(asked: Settings, rows: int, width: int) -> Sequence[int]:
+def _trees(method: Method, asked: Settings, rows: int, width: int) -> Mapping[int, Trees]:
+    """Best trees by depth; chances that depend on the depth make another table for each."""
+    depths, chances = range(1, max(_depths(method, asked, rows, width)) + 1), method.by_rank(width)
+    if chances.ndim > 1:
+        return {depth: best_trees(chances, rows, depth, width) for depth in depths}
+    return dict.fromkeys(depths, best_trees(chances, rows, depths[-1], width))
+
+
+def _depths(method: Method, asked: Settings, rows: int, width: int) -> Sequence[int]:
     """A chain is as deep as it has rows; a tree may be any depth."""
+    most = min(rows - 1, method.max_depth or rows)
     if asked.depth is not None:
-        return (min(asked.depth, rows - 1),)
-    return (rows - 1,) if width == 1 else range(1, min(rows - 1, MAX_DEPTH) + 1)
-
-
-def _waves(trees: Trees, rows: int, depth: int) -> NDArray[np.int64]:
-    counts: NDArray[np.int64] = np.bincount(trees.shape(rows, depth).waves(N_BEAMS), minlength=N_BEAMS + 1)[1:]
-    return counts
+        return (min(asked.depth, most),)
+    return (most,) if width == 1 else range(1, min(most, MAX_DEPTH) + 1)

@@ -18,7 +18,6 @@ from edgespec.memory.predict import Part, predict
 from edgespec.memory.source import Source
 from edgespec.types import ContextSpec
 
-
 # What sources draft from, filled to the brim: 70 bytes a token of text (benchmarks/results/suffix.json), and the rows
 # that are recycled.
 N_TEXT_TOKENS, TEXT_TOKEN_BYTES, RECYCLED_BYTES = 1 << 17, 70, 56 << 15

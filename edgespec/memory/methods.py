@@ -6,7 +6,7 @@ A method is a value, and a registry is a tuple of them. Not covered: drafting (s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from edgespec.memory.configuration import Configuration, DraftModel, Placement
 from edgespec.memory.footprint import CPU
 from edgespec.memory.times import UNMEASURED, Machine, ModelTimes, Where, pass_ms
-from edgespec.speculation.policies import N_BEAMS
+from edgespec.speculation.policies import MAX_LEAVES, N_BEAMS
+from edgespec.speculation.shapes import Shape
 from edgespec.types import Choice, ContextSpec
 
 TREE_WIDTH = 8
-MAX_LEAVES = 255
 # Shares of the tokens a second that a leaner drafter keeps: assumed. QuantSpec (arXiv 2502.10424) reports acceptance
 # above 90 % with 4-bit caches; windows lose what lies before them. Each is worth more than a tie (search.TIE), so that
 # a drafter is made leaner only where room is short.
@@ -35,18 +35,26 @@ class Variant:
     kept: float = 1.0
 
 
+def _by_waves(shape: Shape) -> NDArray[np.int64]:
+    counts: NDArray[np.int64] = np.bincount(shape.waves(N_BEAMS), minlength=N_BEAMS + 1)[1:]
+    return counts
+
+
 @dataclass(frozen=True)
 class Method:
     """One source of drafts.
 
     name      what --method calls it, and Choice.drafter of its rounds
-    by_rank   chances by rank for trees of a width, as speculation.acceptance.Acceptance.by_rank gives them
+    by_rank   chances by rank for trees of a width, as speculation.acceptance.Acceptance.by_rank gives them, or by depth
+              and rank
     sites     where what drafts may lie
-    wave_ms   float64 [N_BEAMS]: milliseconds of a drafter's pass of 1, 2, ... nodes, at a site
+    wave_ms   float64 [n]: milliseconds of a drafter's pass of 1, 2, ... n rows, at a site
     variants  ways to draft for a configuration that has its target, placement and choice, at a site: richest first,
               leanest last
     leaner    further steps down a ladder from a configuration of this method, each leaner than the one before
+    passes    int64 [n]: how many passes of 1, 2, ... n rows it takes to draft a tree
     widths    most children of a node: 1 are chains
+    max_depth tokens that can be drafted in a row; None: any number
     """
 
     name: str
@@ -55,7 +63,9 @@ class Method:
     wave_ms: Callable[[Placement], NDArray[np.float64]]
     variants: Callable[[Configuration, Placement], tuple[Variant, ...]]
     leaner: Callable[[Configuration], tuple[Configuration, ...]] = lambda configuration: ()
+    passes: Callable[[Shape], NDArray[np.int64]] = _by_waves
     widths: tuple[int, ...] = (1, TREE_WIDTH)
+    max_depth: int | None = None
 
 
 def from_model(
@@ -63,29 +73,72 @@ def from_model(
     times: ModelTimes,
     weight_bytes: int,
     by_rank: Callable[[int], NDArray[np.float64]],
-    devices: Iterable[str],
+    devices: Sequence[str],
     machine: Machine = UNMEASURED,
 ) -> Method:
     """The method "model": a second model drafts, whole on one device (several would cost a wave its latency).
 
     name: the drafter's; devices: those there are, in the runtime's order.
     """
+    return Method(
+        "model",
+        by_rank,
+        tuple(_sites(devices, times)),
+        lambda site: _wave_ms(site, devices, times, weight_bytes, N_BEAMS, machine),
+        lambda base, site: _variants(base, lambda kv, window: _draft(name, base, site, kv, window)),
+        _leaner,
+    )
+
+
+def from_masks(
+    name: str,
+    times: ModelTimes,
+    weight_bytes: int,
+    by_place: Callable[[int], NDArray[np.float64]],
+    devices: Sequence[str],
+    machine: Machine = UNMEASURED,
+) -> Method:
+    """The method "parallel": a model that was taught to fill in masks drafts a tree in one pass, a row a level.
+
+    by_place: float64 [places, width], chances by depth and rank, of as many places as may be drafted.
+    """
+    n_places = len(by_place(1))
+
+    def passes(shape: Shape) -> NDArray[np.int64]:
+        return np.eye(n_places, dtype=np.int64)[shape.depth - 1] if shape.depth else np.zeros(n_places, np.int64)
+
+    return Method(
+        "parallel",
+        by_place,
+        tuple(_sites(devices, times)),
+        lambda site: _wave_ms(site, devices, times, weight_bytes, n_places, machine),
+        lambda base, site: _variants(base, lambda kv, window: _block_draft(name, base, site, kv, window)),
+        _leaner,
+        passes,
+        max_depth=n_places,
+    )
+
+
+def _sites(devices: Sequence[str], times: ModelTimes) -> dict[Placement, str]:
+    """Whole on the processor or on one device."""
     gpus = [device for device in devices if device != CPU]
-    sites = {Placement(): CPU, **{_whole(i, len(gpus), times.n_layers): gpu for i, gpu in enumerate(gpus)}}
+    return {Placement(): CPU, **{_whole(i, len(gpus), times.n_layers): gpu for i, gpu in enumerate(gpus)}}
 
-    def wave_ms(site: Placement) -> NDArray[np.float64]:
-        where = Where(site, ((sites[site], weight_bytes),))
-        return pass_ms(times, where, range(1, N_BEAMS + 1), machine)
 
-    def variants(base: Configuration, site: Placement) -> tuple[Variant, ...]:
-        windows = [w for w in WINDOW_KEPT if w is None or w < base.target.n_ctx]
-        return tuple(
-            Variant(_draft(name, base, site, kv_type, window), kept * WINDOW_KEPT[window])
-            for window in windows
-            for kv_type, kept in KV_KEPT.items()
-        )
+def _wave_ms(
+    site: Placement, devices: Sequence[str], times: ModelTimes, weight_bytes: int, n: int, machine: Machine
+) -> NDArray[np.float64]:
+    where = Where(site, ((_sites(devices, times)[site], weight_bytes),))
+    return pass_ms(times, where, range(1, n + 1), machine)
 
-    return Method("model", by_rank, tuple(sites), wave_ms, variants, _leaner)
+
+def _variants(base: Configuration, made: Callable[[str, int | None], DraftModel]) -> tuple[Variant, ...]:
+    windows = [w for w in WINDOW_KEPT if w is None or w < base.target.n_ctx]
+    return tuple(
+        Variant(made(kv_type, window), kept * WINDOW_KEPT[window])
+        for window in windows
+        for kv_type, kept in KV_KEPT.items()
+    )
 
 
 def _whole(index: int, n_gpus: int, n_layers: int) -> Placement:
@@ -105,6 +158,12 @@ def _draft(name: str, base: Configuration, site: Placement, kv_type: str, window
         n_threads=target.n_threads,
     )
     return DraftModel(name, spec, site, window)
+
+
+def _block_draft(name: str, base: Configuration, site: Placement, kv_type: str, window: int | None) -> DraftModel:
+    """A row for each level, all of them one path."""
+    draft = _draft(name, base, site, kv_type, window)
+    return replace(draft, context=replace(draft.context, max_nodes=max(base.choice.depth, 2), max_leaves=1))
 
 
 def _leaner(configuration: Configuration) -> tuple[Configuration, ...]:

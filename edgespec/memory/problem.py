@@ -9,7 +9,7 @@ from edgespec.memory.configuration import Configuration, Placement
 from edgespec.memory.footprint import CPU, Footprint
 from edgespec.memory.methods import Method
 from edgespec.memory.times import UNMEASURED, Machine, ModelTimes
-from edgespec.settings import Settings
+from edgespec.settings import WITH_PROBABILITIES, Settings
 from edgespec.types import KV_TYPES
 
 MAX_DEFAULT_CONTEXT = 4096
@@ -72,7 +72,8 @@ class Problem:
         asked = self.settings
         if asked.method == "plain" or asked.draft == "none" or asked.nodes == 1:
             return ()
-        return tuple(m for m in self.methods if asked.method in ("auto", m.name))
+        fitting = [m for m in self.methods if asked.verify == "match" or m.name in WITH_PROBABILITIES]
+        return tuple(m for m in fitting if asked.method in ("auto", m.name))
 
     @property
     def default_context(self) -> int:

@@ -12,18 +12,28 @@ from edgespec.gguf.shape import Shape, read_shape
 
 @dataclass(frozen=True)
 class Source:
-    """A model's file as a planner sees it."""
+    """A model's file as a planner sees it.
+
+    mask_token_id  what it was taught to fill in, so that it can draft in parallel; None: it was not
+    """
 
     name: str
     path: Path
     quantisation: str
     n_ctx_train: int
     shape: Shape
+    mask_token_id: int | None = None
 
 
-def read_source(name: str, path: Path) -> Source:
-    """Raises what gguf.inspect and gguf.shape raise."""
+def read_source(name: str, path: Path, mask_token_id: int | None = None) -> Source:
+    """Raises what gguf.inspect and gguf.shape raise, BadSetting; mask_token_id: for a file that names none itself."""
     file, shape = inspect(path), read_shape(path)
     if not file.n_ctx_train:
         raise BadSetting(f"{path} does not say for how long a context it was trained; get a complete .gguf file")
-    return Source(name, path, file.quantisation, file.n_ctx_train, shape)
+    mask = mask_token_id if file.mask_token_id is None else file.mask_token_id
+    if mask is not None and not 0 <= mask < file.n_vocab:
+        raise BadSetting(
+            f"the mask token of {path} is {mask}, but its vocabulary has {file.n_vocab} tokens; "
+            "correct tokenizer.ggml.mask_token_id in the file, or mask_token_id in models.toml"
+        )
+    return Source(name, path, file.quantisation, file.n_ctx_train, shape, mask)

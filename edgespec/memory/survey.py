@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgespec.backends.llama_cpp import devices, runtime
 from edgespec.backends.llama_cpp.dimensions import dimensions
 from edgespec.errors import BadSetting, DoesNotFit
 from edgespec.memory.configuration import Configuration, Placement
 from edgespec.memory.footprint import CPU, Footprint
 from edgespec.memory.host import Host
-from edgespec.memory.methods import Method, from_model
+from edgespec.memory.methods import Method, from_masks, from_model
 from edgespec.memory.predict import Part, weights
 from edgespec.memory.pressure import read_once
 from edgespec.memory.problem import LEAST_CONTEXTS, Problem, Room
@@ -29,6 +26,7 @@ from edgespec.memory.times import Measured, Mixture, ModelTimes, Where
 from edgespec.settings import Settings
 from edgespec.speculation.acceptance import Acceptance
 from edgespec.speculation.cost import Curve, from_dict
+from edgespec.speculation.places import ByPlace
 from edgespec.store import calibration
 from edgespec.types import KV_TYPES, ContextSpec
 
@@ -98,6 +96,7 @@ def less_margin(free_bytes: int) -> int:
 class Known:
     """What was measured and learnt: cost curves of target and drafter, acceptance of the pair.
 
+    by_place   of the drafter filling in masks
     placement  of the target when its curve was taken; the drafter's was taken where the plan had put it
     """
 
@@ -106,6 +105,7 @@ class Known:
     acceptance: Acceptance = field(default_factory=Acceptance)
     placement: Placement = _ON_CPU
     draft_placement: Placement = _ON_CPU
+    by_place: ByPlace = field(default_factory=ByPlace)
 
 
 def curve_key(source: Source, settings: Settings, n_threads: int, placement: Placement, options: str = "") -> str:
@@ -173,13 +173,7 @@ def problem(
     methods: tuple[Method, ...] = ()
     if draft is not None:
         _check_rows(settings, trees=not target.shape.recurrent)
-        wave = times(draft, known.draft_curve, known.draft_placement, machine.host)
-        n_bytes = draft.shape.weight_bytes
-
-        def by_rank(width: int) -> NDArray[np.float64]:
-            return known.acceptance.by_rank(greedy=False, width=width)
-
-        methods = (from_model(draft.name, wave, n_bytes, by_rank, machine.host.devices),)
+        methods = _methods(draft, machine, known)
     return Problem(
         settings=settings,
         target=times(target, known.curve, known.placement, machine.host),
@@ -189,6 +183,16 @@ def problem(
         predict=forecast,
         n_threads=machine.host.n_threads,
     )
+
+
+def _methods(draft: Source, machine: Machine, known: Known) -> tuple[Method, ...]:
+    """What a drafter's file can do."""
+    wave = times(draft, known.draft_curve, known.draft_placement, machine.host)
+    name, n_bytes, devices = draft.name, draft.shape.weight_bytes, machine.host.devices
+    chain = from_model(name, wave, n_bytes, lambda width: known.acceptance.by_rank(False, width), devices)
+    if draft.mask_token_id is None:
+        return (chain,)
+    return chain, from_masks(name, wave, n_bytes, lambda width: known.by_place.by_rank(False, width), devices)
 
 
 def _check_rows(settings: Settings, trees: bool) -> None:

@@ -39,6 +39,10 @@ def with_sources(problem: Problem, made: Plan, named: str | None) -> Plan:
     what = f"{named}, asked for" if named else f"copies of up to {rows} rows from earlier text, recycled rows"
     line = PlanLine("sources", "on", f"{what}; {shown(more)} more")
     lines = [replace(x, value=shown(footprint.total_bytes)) if x.line == "memory" else x for x in made.lines]
+    if named:
+        lines = [
+            PlanLine("drafter", named, "asked for") if x.line == "drafter" and x.value == "none" else x for x in lines
+        ]
     at = next((i + 1 for i, x in enumerate(lines) if x.line == "rows"), len(lines))
     return replace(
         made,

@@ -41,7 +41,9 @@ class Acceptance:
     leaves out the nodes where its drafter is unsure.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fall: float = 1.0) -> None:
+        """fall: what the priors are multiplied by, for a drafter that is expected to know less."""
+        self._priors = {kind: fall * np.array(prior) for kind, prior in PRIORS.items()}
         self._counts = {kind: np.zeros((2, len(prior))) for kind, prior in PRIORS.items()}  # hits, seen
 
     def observe(self, step: Step) -> None:
@@ -64,7 +66,7 @@ class Acceptance:
     def by_rank(self, greedy: bool, width: int = N_RANKS) -> NDArray[np.float64]:
         """float64 [min(width, N_RANKS)]: the share of walked nodes whose draw is the b-th child; together at most 1."""
         kind = _kind(greedy, width)
-        prior, (hits, seen) = np.array(PRIORS[kind]), self._counts[kind]
+        prior, (hits, seen) = self._priors[kind], self._counts[kind]
         at_risk = PRIOR_WEIGHT * (1 - np.concatenate([[0.0], np.cumsum(prior)[:-1]]))
         hazard = (PRIOR_WEIGHT * prior + hits) / (at_risk + seen)
         left = np.concatenate([[1.0], np.cumprod(1 - hazard)[:-1]])
@@ -76,9 +78,9 @@ class Acceptance:
         return {kind: counts.tolist() for kind, counts in self._counts.items()}
 
 
-def from_dict(data: Mapping[str, Any] | None) -> Acceptance:
+def from_dict(data: Mapping[str, Any] | None, fall: float = 1.0) -> Acceptance:
     """What `to_dict` wrote; whatever part of it is missing or makes no sense counts as nothing seen."""
-    found = Acceptance()
+    found = Acceptance(fall)
     for kind, prior in PRIORS.items():
         counts = _read(data.get(kind) if isinstance(data, Mapping) else None, len(prior))
         if counts is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from edgespec.speculation.acceptance import Acceptance
+from edgespec.speculation.places import ByPlace
 from edgespec.speculation.sizing import Sized, whole
 from edgespec.types import Choice, Ids, Step, TokenTree, Verdict
 
@@ -26,7 +27,7 @@ class Controller(Protocol):
 class FixedController:
     """Always the same choice, cut to what still fits; what it sees goes into `acceptance`, for the next plan."""
 
-    def __init__(self, choice: Choice, acceptance: Acceptance | None = None) -> None:
+    def __init__(self, choice: Choice, acceptance: Acceptance | ByPlace | None = None) -> None:
         self._choice, self._acceptance = choice, acceptance
 
     def choose(self, n_rows_left: int, history: Ids) -> Choice:

@@ -14,7 +14,7 @@ arXiv 2405.19715: a threshold is the optimal rule). Not covered: chances (reliab
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 

@@ -44,6 +44,8 @@ REACH = 0.5
 
 
 N_BEAMS = 4
+# Sequences of a pass beside the conversation's own (docs/trees.md).
+MAX_LEAVES = 255
 
 
 def limits_of(choice: Choice, n_leaves: int, n_beams: int = N_BEAMS) -> Limits:

@@ -6,8 +6,9 @@ drafter's own scores (policies.py), and as a rule a little better.
 
     T[l][m][0] = 1,   T[l][m][b] = max over y of  T[l][m - y][b - 1] + by_rank[b] * max over b' of T[l - 1][y][b']
 
-is the most tokens of a tree of at most m nodes, l levels below its root, and exactly b children of the root.
-Not covered: what a pass costs (cost.py), chances that depend on the depth.
+is the most tokens of a tree of at most m nodes, l levels below its root, and exactly b children of the root. Where
+chances fall with the depth as well (a parallel drafter's), by_rank is that of the level the root stands at.
+Not covered: what a pass costs (cost.py).
 """
 
 from __future__ import annotations
@@ -106,19 +107,22 @@ class Trees:
 def best_trees(by_rank: Sequence[float] | NDArray[np.float64], rows: int, depth: int, width: int) -> Trees:
     """The best trees of up to `rows` rows, the pending token's included; width 1 leaves chains.
 
-    by_rank: chance of a walked node's b-th child to be the draw, best first, together at most 1. Takes
-    O(depth * width * rows^2). Raises BadSetting for chances or limits that make no sense.
+    by_rank: chance of a walked node's b-th child to be the draw, best first, together at most 1; or float64
+    [depth or more, width], the same by the node's depth, and then only `depth` levels below the root make sense of the
+    tables. Takes O(depth * width * rows^2). Raises BadSetting for chances or limits that make no sense.
     """
-    chances = np.asarray(by_rank, np.float64)[:width]
+    chances = np.asarray(by_rank, np.float64)[..., :width]
     if rows < 1 or depth < 0 or width < 1:
         raise BadSetting(f"a tree has 1 row, 0 levels and 1 child or more, not {rows}, {depth} and {width}")
-    if not np.all(np.isfinite(chances)) or np.any(chances < 0) or chances.sum() > 1 + 1e-9:
+    if not np.all(np.isfinite(chances)) or np.any(chances < 0) or np.any(chances.sum(axis=-1) > 1 + 1e-9):
         raise BadSetting(f"chances by rank are 0 or more and together at most 1, not {chances.tolist()}")
+    if chances.ndim > 1 and len(chances) < depth:
+        raise BadSetting(f"chances of {len(chances)} levels are not enough for {depth}")
     tokens = np.zeros((depth + 1, rows + 1))
     tokens[:, 1:] = 1.0
     n_children, n_rows = (np.zeros((depth + 1, rows + 1), np.int32) for _ in range(2))
     n_rows[:, 1:] = 1
-    last = np.zeros((depth + 1, len(chances) + 1, rows + 1), np.int32)
+    last = np.zeros((depth + 1, chances.shape[-1] + 1, rows + 1), np.int32)
     size = np.arange(rows + 1)
     # before[m, y]: rows left for the root and its earlier children when the last child's subtree takes y of m.
     before = size[:, None] - size[None, :]
@@ -128,7 +132,7 @@ def best_trees(by_rank: Sequence[float] | NDArray[np.float64], rows: int, depth:
         exact = np.full(rows + 1, -np.inf)  # by exact rows for the root and what its children may use
         exact[1] = 1.0
         best, count = exact.copy(), np.zeros(rows + 1, np.int32)
-        for b, chance in enumerate(chances, start=1):
+        for b, chance in enumerate(chances if chances.ndim == 1 else chances[depth - level], start=1):
             total = np.where(allowed, exact[before] + chance * tokens[level - 1][None, :], -np.inf)
             last[level, b] = total.argmax(axis=1)
             exact = total.max(axis=1)

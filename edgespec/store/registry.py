@@ -30,6 +30,7 @@ class Entry:
     drafts   names of models that can draft for it, best first; () where none is known
     note     what the user should know before believing it, or an empty string
     licence  as models.toml says, or an empty string
+    mask_token_id  the mask that the model was taught to fill in (drafters/parallel.py); None: its file says, if any
     """
 
     name: str
@@ -37,6 +38,7 @@ class Entry:
     drafts: tuple[str, ...] = ()
     note: str = ""
     licence: str = ""
+    mask_token_id: int | None = None
 
 
 def names() -> tuple[str, ...]:
@@ -71,6 +73,7 @@ def _entries() -> dict[str, Entry]:
             drafts=tuple(row.get("drafts", ())),
             note=row.get("note", ""),
             licence=row.get("licence", ""),
+            mask_token_id=row.get("mask_token_id"),
         )
         for name, row in table.items()
     }

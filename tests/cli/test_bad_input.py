@@ -93,7 +93,7 @@ def test_a_drafter_that_was_named_and_cannot_draft(demo: Command, files: Path, d
         (("--context", "0"), 2, "--context is 0"),
         (("--kv", "q5"), 2, "--kv q5 is unknown; use one of f16, q8_0, q4_0"),
         (("--shape", "star"), 2, "--shape star is unknown; use one of auto, chain, tree"),
-        (("--method", "magic"), 2, "--method magic is unknown; use one of auto, plain, model"),
+        (("--method", "magic"), 2, "--method magic is unknown; use one of auto, plain, model, parallel"),
         (("--method", "plain", "-d", "demo-draft"), 2, "--method plain uses no drafter, but -d demo-draft names one"),
         (("--method", "model", "-d", "none"), 2, "--method model needs a drafter, but -d none forbids one"),
         (("--temprature", "1"), 2, "no such option: --temprature; did you mean --temperature?"),

@@ -77,7 +77,7 @@ class Machine:
         return Build(
             target=lambda spec: self.open(MODEL, spec),
             draft=self.draft,
-            drafter=lambda _, context: ModelDrafter(Reader(context)),
+            drafters=lambda _, context: {"model": ModelDrafter(Reader(context))},
             controller=lambda c: FixedController(c.choice),
             release=self.release,
         )

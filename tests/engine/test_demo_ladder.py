@@ -43,7 +43,7 @@ class Pair:
         return Build(
             target=self.target.open,
             draft=lambda draft: self.draft.open(draft.context),
-            drafter=lambda _, context: ModelDrafter(Reader(context)),
+            drafters=lambda _, context: {"model": ModelDrafter(Reader(context))},
             controller=lambda c: FixedController(c.choice),
             release=lambda _: None,
         )

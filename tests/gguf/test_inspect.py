@@ -41,6 +41,12 @@ def test_a_file_by_hand_is_a_model(put: Callable[..., Path]) -> None:
     assert inspect(put(gguf(version=2))).name == "tiny"
 
 
+def test_a_mask_that_the_file_names_is_told(put: Callable[..., Path]) -> None:
+    """It says that the model was taught to fill in masks. Fails when another special token is taken for it."""
+    assert inspect(put(gguf())).mask_token_id is None
+    assert inspect(put(gguf(without(**{"tokenizer.ggml.mask_token_id": 2})))).mask_token_id == 2
+
+
 def test_what_is_no_file_is_not_found(tmp_path: Path) -> None:
     """Opening a pipe waits for ever, a directory gives EISDIR, a NUL ValueError: none may escape."""
     (tmp_path / "folder").mkdir()

@@ -39,6 +39,30 @@ def test_no_tree_yields_more_than_the_programme_says(by_rank: tuple[float, ...])
             assert trees.tokens[depth, rows] == pytest.approx(best)
 
 
+def test_chances_may_depend_on_the_depth() -> None:
+    """Against every tree again. Fails when a level's chances are taken for its neighbour's, or for the root's."""
+    by_depth = np.array([[0.7, 0.2, 0.05], [0.3, 0.3, 0.1], [0.1, 0.05, 0.6]])
+    for width, depth in ((1, 3), (2, 2), (3, 3)):
+        trees = best_trees(by_depth, 6, depth, width)
+        best = 0.0
+        for rows in range(1, 7):
+            for tree in every_tree(rows):
+                if tree.depth <= depth and max(tree.rank) < width:
+                    best = max(best, expected(tree, by_depth))
+            assert trees.tokens[depth, rows] == pytest.approx(best)
+            assert expected(trees.shape(rows, depth), by_depth) == pytest.approx(best)
+    with pytest.raises(BadSetting, match="chances of 3 levels are not enough for 4"):
+        best_trees(by_depth, 6, 4, 2)
+
+
+def expected(tree: Shape, by_depth: np.ndarray) -> float:
+    """Tokens of a pass: the sum over nodes of the chance to walk there."""
+    chance: list[float] = []
+    for node, (parent, rank) in enumerate(zip(tree.parent, tree.rank, strict=True)):
+        chance.append(1.0 if parent < 0 else chance[parent] * by_depth[tree.depths[node] - 1, rank])
+    return sum(chance)
+
+
 def test_a_chain_yields_a_geometric_sum() -> None:
     """Worked by hand: 1 + a + a^2 + ... with one term a row."""
     tokens = best_trees((0.75,), 8, 20, 1).tokens[20]

@@ -31,6 +31,14 @@ def test_demo_drafts_with_demo_draft() -> None:
     assert registry.resolve(" Demo-XDraft ").drafts == ()
 
 
+def test_a_mask_is_read_from_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For files that do not name it themselves. Fails when such a drafter can never draft in parallel."""
+    (tmp_path / "models.toml").write_text('[d]\nfile = "d.gguf"\nmask_token_id = 7\n[e]\nfile = "e.gguf"\n')
+    monkeypatch.setattr(registry, "_table", lambda: tmp_path / "models.toml")
+    found = registry._entries.__wrapped__()
+    assert (found["d"].mask_token_id, found["e"].mask_token_id) == (7, None)
+
+
 def test_an_unknown_name_gets_the_nearest_ones() -> None:
     """Somebody who mistypes a name needs the name, somebody who guesses needs the list."""
     with pytest.raises(ModelNotFound, match=r"'demo-draf'; did you mean demo-draft"):

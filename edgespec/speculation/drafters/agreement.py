@@ -6,6 +6,8 @@ the disagreement of the pair; the fit is maximum likelihood over a grid, with fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,3 +42,9 @@ class Agreement:
             self._log_likelihood += log_softmax(score[None, :] / GRID[:, None])[:, drawn]
             self.tau = float(GRID[np.argmax(self._log_likelihood)])
         self.log_hit_rate = float(np.log(min(self._hits / self._seen, 0.999)))
+
+
+def logprobs(agreements: Sequence[Agreement], score: NDArray[np.floating]) -> NDArray[np.floating]:
+    """`logprob` of rows that each have an agreement of their own, [m, k], in one go."""
+    tau, log_hit_rate = np.array([(a.tau, a.log_hit_rate) for a in agreements]).T[:, :, None]
+    return np.asarray(log_softmax(score / tau) + log_hit_rate)

@@ -11,14 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgespec.speculation.drafters.agreement import Agreement
+from edgespec.speculation.drafters.ranking import children, place_of, scored
 from edgespec.speculation.drafters.reader import Reader
 from edgespec.speculation.policies import Children, grow, limits_of
 from edgespec.speculation.sampling import Noise, Process
 from edgespec.speculation.tree import GrowingTree
 from edgespec.types import Choice, Ids, TokenTree, Verdict
-
-# Candidates a row is ranked and normalised over.
-N_CANDIDATES = 20
 
 
 class ModelDrafter:
@@ -51,26 +49,17 @@ class ModelDrafter:
         """Evaluate nodes and rank what may follow each of them."""
         rows = self._reader.read(tree, nodes)
         paths = [tree.path_tokens(n) if process.edits else () for n in nodes]
-        dist = process.candidates(history, paths, rows.logits, rows.ids, max(N_CANDIDATES, width))
-        score: NDArray[np.floating] = dist.logprob
-        if not self._greedy:
-            first = len(history) - tree.root
-            score = score + noise.gumbel([first + tree.depth[n] for n in nodes], dist.ids)
-        self._scored.update(zip(nodes, zip(dist.ids, score, strict=True), strict=True))
-        logprob = self._agreement[self._greedy].logprob(score)
-        if self._greedy:  # ranked already
-            return Children(dist.ids[:, :width].tolist(), logprob[:, :width].tolist())
-        best = np.argsort(-score, axis=1, kind="stable")[:, :width]
-        best += np.arange(0, score.size, score.shape[1])[:, None]
-        return Children(dist.ids.take(best).tolist(), logprob.take(best).tolist())
+        first = len(history) - tree.root
+        found = scored(history, paths, rows, [first + tree.depth[n] for n in nodes], process, noise, width)
+        self._scored.update(zip(nodes, zip(found.ids, found.score, strict=True), strict=True))
+        return children(found, self._agreement[self._greedy].logprob(found.score), width)
 
     def commit(self, history: Ids, verdict: Verdict) -> None:
         path = [self._places[n] for n in verdict.path]
         for node, token in zip(path, verdict.tokens, strict=True):
             if node in self._scored:
                 ids, score = self._scored[node]
-                hit = np.flatnonzero((ids == token) & (score > -np.inf))
-                self._agreement[self._greedy].observe(score, int(hit[0]) if len(hit) else None)
+                self._agreement[self._greedy].observe(score, place_of(token, ids, score))
         self._reader.keep(history, path)
         self._clear()
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgespec.backends.base import Context
 from edgespec.speculation.tree import GrowingTree
-from edgespec.types import Ids, Rows, Span
+from edgespec.types import Caps, Ids, Rows, Span
 
 # More unread tokens than this are prefilled (no rows) before the first wave.
 MAX_LEAD = 8
@@ -48,11 +48,15 @@ class Reader:
         self._read: set[int] = set()
 
     @property
+    def caps(self) -> Caps:
+        return self._context.caps
+
+    @property
     def n_leaves(self) -> int:
         return self._context.caps.max_leaves
 
-    def begin(self, history: Ids) -> list[int]:
-        """What a tree must start with: tokens that the cache lacks, at most MAX_LEAD, the pending one last."""
+    def begin(self, history: Ids, max_lead: int = MAX_LEAD) -> list[int]:
+        """What a tree must start with: tokens that the cache lacks, at most max_lead, the pending one last."""
         self._n_out = n_left_out(len(history), self._window)
         history = _without(history, self._n_out)
         n_same = min(len(self._cached), len(history) - 1)
@@ -60,7 +64,7 @@ class Reader:
         n_same = int(differs[0]) if len(differs) else n_same
         self._context.truncate(0, n_same)
         self._cached = self._cached[:n_same]
-        if len(history) - n_same > MAX_LEAD:
+        if len(history) - n_same > max_lead:
             self._context.prefill(0, history[n_same:-1])
             self._cached = history[:-1].copy()
         lead = [int(t) for t in history[len(self._cached) :]]

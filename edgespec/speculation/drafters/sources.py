@@ -69,10 +69,7 @@ class Blend:
         self._strides = np.cumprod([1, *n_grades[:-1]]).tolist()
         n_cells, n_experts = int(np.prod(n_grades)), len(n_grades)
         weights = np.array(
-            [
-                [*(t[self._grade(cell, i, len(t))] for i, t in enumerate(trusts)), REST]
-                for cell in range(n_cells)
-            ]
+            [[*(t[self._grade(cell, i, len(t))] for i, t in enumerate(trusts)), REST] for cell in range(n_cells)]
         )
         self._weights = (weights / weights.sum(axis=1, keepdims=True)).tolist()
         self._seen = [N_PRIOR] * n_cells
