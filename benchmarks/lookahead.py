@@ -38,26 +38,37 @@ CURVES = {"f16 1B, DESIGN section 8": Curve(64, *F16), "Q4_0 1B, DESIGN section 
 
 @dataclass(frozen=True)
 class Variant:
-    """rows of a pass; window and n_gram as LookaheadDrafter takes them; width 1 is plain Jacobi decoding."""
+    """A way to fill a pass of `rows`: "jacobi" (a chain), "n-grams" (rows they leave stay empty) or "lookahead".
 
+    window, n_gram  as LookaheadDrafter takes them
+    """
+
+    method: str
     rows: int
     window: int
     n_gram: int
-    width: int = 8
 
     @property
     def choice(self) -> Choice:
-        return Choice("lookahead", self.rows, self.rows - 1, self.width)
+        return Choice("lookahead", self.rows, self.rows - 1, 1 if self.method == "jacobi" else 8)
+
+    def drafter(self) -> LookaheadDrafter:
+        """A new one; without a window where n-grams alone are asked for."""
+        made = LookaheadDrafter(self.n_gram, self.window)
+        if self.method == "n-grams":
+            made._guesses = lambda _history, _n: []
+        return made
 
 
 def variants(rows: list[int], windows: list[int], n_grams: list[int]) -> Iterator[Variant]:
-    """Plain Jacobi of each width, then every window that leaves n-grams a row."""
+    """Of each width: Jacobi alone, n-grams alone, then both, with every window that leaves n-grams a row."""
     for n in rows:
-        yield Variant(n, n - 1, 2, width=1)
-        for window in windows:
-            for n_gram in n_grams:
+        yield Variant("jacobi", n, n - 1, 2)
+        for n_gram in n_grams:
+            yield Variant("n-grams", n, 0, n_gram)
+            for window in windows:
                 if window < n - 1:
-                    yield Variant(n, window, n_gram)
+                    yield Variant("lookahead", n, window, n_gram)
 
 
 class Answers:
@@ -73,7 +84,7 @@ class Answers:
 
     def run(self, variant: Variant, temperature: float) -> tuple[list[int], list[int]]:
         """Tokens before the first loop, and the passes they took, of each prompt."""
-        drafter = LookaheadDrafter(variant.n_gram, variant.window)
+        drafter = variant.drafter()
         n_tokens, n_passes = [], []
         for i, prompt in enumerate(self._prompts):
             drafter.forget()
@@ -141,7 +152,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rows", type=int, nargs="+", default=[4, 6, 8, 16])
     parser.add_argument("--windows", type=int, nargs="+", default=[0, 1, 3, 7])
-    parser.add_argument("--n-grams", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--n-grams", type=int, nargs="+", default=[2, 4, 6])
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.8])
     parser.add_argument("--curve", type=Path, nargs="*", default=[], help="cost curves as JSON, as Curve.to_dict")
     parser.add_argument("--explore", action="store_true", help="not recorded")
@@ -159,7 +170,7 @@ def main() -> None:
             line = {
                 "temperature": temperature,
                 "rows": variant.rows,
-                "method": "jacobi" if variant.width == 1 else "lookahead",
+                "method": variant.method,
                 "window": variant.window,
                 "n_gram": variant.n_gram,
                 "tokens_per_pass": sum(n_tokens) / sum(n_passes),

@@ -51,16 +51,12 @@ class SpareRows:
 
 
 def pays(curve: Curve, yields: Yields, depth: int | None = None, draft_ms: float = 0.0) -> SpareRows:
-    """The best of the curve's landings that yields cover, and whether it beats plain decoding by more than noise.
+    """The best of the measured widths, and whether it beats plain decoding by more than noise.
 
     depth: cached tokens behind the pass (None: as the curve was measured). draft_ms: the host's milliseconds a pass.
     """
     alone = curve.ms(1, depth)
-    found = [
-        (yields.at(rows) * alone / (curve.ms(rows, depth) + draft_ms), -rows)
-        for rows in curve.landings(depth)
-        if 1 < rows <= yields.rows[-1]
-    ]
+    found = [(yields.at(rows) * alone / (curve.ms(rows, depth) + draft_ms), -rows) for rows in curve.rows if rows > 1]
     if not found:
         return SpareRows(False, 1, 1.0, 1.0, 1.0, "decoding plainly: no pass of more than 1 row was measured here")
     speed, rows = max(found)[0], -max(found)[1]

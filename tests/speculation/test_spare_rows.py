@@ -46,12 +46,17 @@ def test_host_time_and_depth_count() -> None:
     curve = Curve(0, (1, 4), (100.0, 110.0), (1, 4), (0.0, 0.05))
     assert pays(curve, YIELDS).pays
     assert not pays(curve, YIELDS, depth=1000).pays
-    assert not pays(curve, YIELDS, draft_ms=40.0).pays
+    dear = pays(curve, YIELDS, draft_ms=40.0)
+    assert not dear.pays
+    assert dear.cost == pytest.approx(1.5)
 
 
-def test_widths_without_a_measured_yield_are_not_promised_anything() -> None:
-    """A card that gives 128 rows for 4 passes is judged by the widths that were tried."""
+def test_more_rows_than_were_tried_promise_no_more_tokens() -> None:
+    """Fails when a card that gives 128 rows for 4 passes is promised 128 rows' worth, or one whose curve has no width
+    as narrow as the yields is refused."""
     assert pays(Curve(0, *GPU), YIELDS).rows == 8
+    wide = pays(Curve(0, (1, 32), (100.0, 101.0)), YIELDS)
+    assert (wide.pays, wide.rows, wide.tokens_per_pass) == (True, 32, 1.6)
     assert not pays(Curve(0, *Q4_0), YIELDS).pays
 
 

@@ -222,6 +222,17 @@ def test_other_drafters_trees_teach_as_well() -> None:
     assert talk.drafter.pool.after(PROMPT[-1])[0] == tuple(truth)
 
 
+def test_noise_of_one_place_is_never_used_at_another() -> None:
+    """Fails when a pass that another drafter's tree took is drawn from with what the last draft was asked for: its
+    seed may be another answer's, so only the likeliest token is known to be the target's."""
+    talk = Round(FakeModel(n_vocab=32, scale=0.5, end_ids=frozenset()), LookaheadDrafter(), 5.0)
+    talk.drafter.draft(talk.history, TREE, talk.process, talk.noise)
+    rows = talk.context.evaluate([Span(0, single(9), [0])])
+    assert int(rows.logits[0].argmax()) != draw(talk.process(talk.history, [[]], rows.logits), talk.noise, 6)
+    talk.drafter.learn(np.array([*PROMPT, 9], np.int32), single(9), rows)
+    assert talk.drafter.pool.grams() == [(9, int(rows.logits[0].argmax()))]
+
+
 def test_forgetting_drops_the_conversation_and_keeps_what_was_learnt() -> None:
     """Fails when guesses of one conversation are tried in the next, or the pool is lost with it."""
     talk = Round(model(), LookaheadDrafter())
