@@ -18,7 +18,7 @@ LAYERS = (
     ("assemble",),
     ("workbench",),
     ("planning", "loading"),
-    ("assistant", "explain"),
+    ("assistant", "explain", "passage"),
     ("chat",),
     ("engine",),
     ("memory",),
