@@ -38,7 +38,8 @@ CURVES = {"f16 1B, DESIGN section 8": Curve(64, *F16), "Q4_0 1B, DESIGN section 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to fill a pass of `rows`: "jacobi" (a chain), "n-grams" (rows they leave stay empty) or "lookahead".
+    """A way to fill a pass of `rows`: "jacobi" (a chain), "n-grams" (rows they leave stay empty), "lookahead", or
+    "outputs first" (lookahead whose guesses are first of all the last pass's outputs, as the papers have it).
 
     window, n_gram  as LookaheadDrafter takes them
     """
@@ -56,7 +57,10 @@ class Variant:
         """A new one; without a window where n-grams alone are asked for."""
         made = LookaheadDrafter(self.n_gram, self.window)
         if self.method == "n-grams":
-            made._guesses = lambda _history, _n: []
+            made._guesses = lambda history, n, jacobi: []
+        if self.method == "outputs first":
+            guesses = made._guesses
+            made._guesses = lambda history, n, jacobi: guesses(history, n, jacobi=True)
         return made
 
 
@@ -66,6 +70,7 @@ def variants(rows: list[int], windows: list[int], n_grams: list[int]) -> Iterato
         yield Variant("jacobi", n, n - 1, 2)
         for n_gram in n_grams:
             yield Variant("n-grams", n, 0, n_gram)
+            yield Variant("outputs first", n, 0, n_gram)
             for window in windows:
                 if window < n - 1:
                     yield Variant("lookahead", n, window, n_gram)
@@ -151,8 +156,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rows", type=int, nargs="+", default=[4, 6, 8, 16])
-    parser.add_argument("--windows", type=int, nargs="+", default=[0, 1, 3, 7])
-    parser.add_argument("--n-grams", type=int, nargs="+", default=[2, 4, 6])
+    parser.add_argument("--windows", type=int, nargs="+", default=[0, 1, 3])
+    parser.add_argument("--n-grams", type=int, nargs="+", default=[2, 4])
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.8])
     parser.add_argument("--curve", type=Path, nargs="*", default=[], help="cost curves as JSON, as Curve.to_dict")
     parser.add_argument("--explore", action="store_true", help="not recorded")

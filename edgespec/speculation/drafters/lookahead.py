@@ -64,7 +64,7 @@ class LookaheadDrafter:
     def draft(self, history: Ids, choice: Choice, process: Process, noise: Noise) -> TokenTree:
         """At most width - 1 n-grams of the pool, newest first, and the window, which has all rows that they leave."""
         n_drafted = choice.rows - 1
-        guesses = self._guesses(history, min(choice.depth, n_drafted))
+        guesses = self._guesses(history, min(choice.depth, n_drafted), jacobi=choice.width == 1)
         self._asked = _Asked(len(history), process, noise, tuple(guesses))
         branches = _Branches(int(history[-1]), self._level_chance())
         room = n_drafted - min(self._window, len(guesses))
@@ -77,19 +77,26 @@ class LookaheadDrafter:
         """Of a level of the tree: that one of its nodes is the draw."""
         return (1 + self._n_accepted) / (2 + self._n_tried)
 
-    def _guesses(self, history: Ids, n: int) -> list[int]:
-        """The n tokens of the window: what the last pass said at their places; beyond, what the pool holds; else what
-        followed in the text; else any token of it (both papers begin with such)."""
+    def _guesses(self, history: Ids, n: int, jacobi: bool) -> list[int]:
+        """The n tokens of the window: n-grams, else what followed in the text, else what the last pass said at their
+        places, else any token of the text (both papers begin with such).
+
+        jacobi: what the last pass said goes first, as in both papers. It was said behind a guess that turned out wrong,
+        and is right less often than the other two (benchmarks/lookahead.py).
+        """
         start, said = self._said
-        guesses = list(said[len(history) - start :][:n]) if len(history) >= start else []
+        said = said[len(history) - start :] if len(history) >= start else ()
+        guesses: list[int] = list(said[:n]) if jacobi else []
         while len(guesses) < n:
-            last = guesses[-1] if guesses else int(history[-1])
+            last, i = guesses[-1] if guesses else int(history[-1]), len(guesses)
             if rest := self.pool.after(last):
                 guesses += rest[0]
                 continue
             places = np.flatnonzero(history[:-1] == last)
-            place = int(places[-1]) + 1 if len(places) else STRIDE * (len(history) + len(guesses)) % len(history)
-            guesses.append(int(history[place]))
+            if len(places):
+                guesses.append(int(history[places[-1] + 1]))
+            else:
+                guesses.append(said[i] if i < len(said) else int(history[STRIDE * (len(history) + i) % len(history)]))
         return guesses[:n]
 
     def learn(self, history: Ids, tree: TokenTree, rows: Rows) -> None:
