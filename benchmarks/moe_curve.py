@@ -22,7 +22,6 @@ import record
 from edgespec.backends.base import Context
 from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.model import LlamaModel
-from edgespec.engine.calibrate import measure
 from edgespec.memory.configuration import Placement
 from edgespec.memory.footprint import CPU
 from edgespec.memory.source import Source, read_source
@@ -115,13 +114,7 @@ def main() -> None:
         }
         lines.append(line)
         print(json.dumps(line), flush=True)
-    context.truncate(0, 0)
-    curves = {
-        name: measure(context, model.n_vocab, text=given).to_dict()
-        for name, given in (("text", text), ("random", None))
-    }
-    print(json.dumps(curves))
-    record.write("moe_curve", {"model": args.model.name, "rounds": args.rounds, "results": lines, "curves": curves})
+    record.write("moe_curve", {"model": args.model.name, "rounds": args.rounds, "results": lines})
 
 
 if __name__ == "__main__":
