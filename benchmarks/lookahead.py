@@ -38,8 +38,9 @@ CURVES = {"f16 1B, DESIGN section 8": Curve(64, *F16), "Q4_0 1B, DESIGN section 
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to fill a pass of `rows`: "jacobi" (a chain), "n-grams" (rows they leave stay empty), "lookahead", or
-    "outputs first" (lookahead whose guesses are first of all the last pass's outputs, as the papers have it).
+    """A way to fill a pass of `rows`: "text" (a chain looked up in the text by one token, nothing learnt), "jacobi" (a
+    chain), "n-grams" (rows they leave stay empty), "lookahead", or "outputs first" (lookahead whose guesses are the
+    last pass's outputs as far as they go, as the papers have it).
 
     window, n_gram  as LookaheadDrafter takes them
     """
@@ -56,6 +57,8 @@ class Variant:
     def drafter(self) -> LookaheadDrafter:
         """A new one; without a window where n-grams alone are asked for."""
         made = LookaheadDrafter(self.n_gram, self.window)
+        if self.method == "text":
+            made.learn = lambda history, tree, rows: None
         if self.method == "n-grams":
             made._guesses = lambda history, n, jacobi: []
         if self.method == "outputs first":
@@ -65,8 +68,9 @@ class Variant:
 
 
 def variants(rows: list[int], windows: list[int], n_grams: list[int]) -> Iterator[Variant]:
-    """Of each width: Jacobi alone, n-grams alone, then both, with every window that leaves n-grams a row."""
+    """Of each width: the parts alone, then together, with every window that leaves n-grams a row."""
     for n in rows:
+        yield Variant("text", n, 0, 2)
         yield Variant("jacobi", n, n - 1, 2)
         for n_gram in n_grams:
             yield Variant("n-grams", n, 0, n_gram)
@@ -123,10 +127,10 @@ class Answers:
 
 
 def best_by_rows(lines: list[dict], temperature: float) -> Yields:
-    """The best variant of each width, n-grams and window alike."""
+    """Lookahead's best window and n-gram of each width."""
     best: dict[int, float] = {1: 1.0}
     for line in lines:
-        if line["temperature"] == temperature:
+        if line["temperature"] == temperature and line["method"] == "lookahead":
             best[line["rows"]] = max(best.get(line["rows"], 1.0), line["tokens_per_pass"])
     return Yields(tuple(best), tuple(best.values()))
 

@@ -35,6 +35,11 @@ class Yields:
         return float(np.interp(rows, self.rows, self.tokens_per_pass))
 
 
+# Lookahead on the demo target, 12 prompts by 48 tokens, before any loop (docs/lookahead.md): at temperature 0 and 0.8.
+LOOKAHEAD_GREEDY = Yields((1, 4, 8, 16), (1.0, 1.70, 1.99, 2.13))
+LOOKAHEAD_SAMPLED = Yields((1, 4, 8, 16), (1.0, 1.44, 1.62, 1.74))
+
+
 @dataclass(frozen=True)
 class SpareRows:
     """What the best width would give; speed is over plain decoding, cost in lone passes.

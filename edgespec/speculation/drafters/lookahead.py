@@ -1,12 +1,13 @@
 """Drafts from the target alone: a Jacobi window and the n-grams it leaves behind, in spare rows of the target's pass.
 
-The tree below the pending token holds n-grams that began with it before, and a chain of guesses, the window. What the
-target says at the guesses are the next pass's guesses: Jacobi iteration, which is right after at most as many passes as
-there are guesses (arXiv 2305.10427, section 3). On the way it leaves n-grams that come true later at other places
-(lookahead decoding, arXiv 2402.02057, section 3). As noise belongs to positions here (sampling.py), a guess is the draw
-the target would make there, and Jacobi iteration works at every temperature as it does at 0; both papers guess by
-argmax. Where the papers lay several levels of guesses over the window, here one level is read and an n-gram is what was
-said along the tree or from pass to pass: (n - 1) times fewer rows, for machines whose rows cost.
+The tree below the pending token holds n-grams that began with it before, and a chain of guesses, the window. Where the
+next guesses are what the target said at the last ones this is Jacobi iteration, which is right after at most as many
+passes as there are guesses (arXiv 2305.10427). On the way it leaves n-grams that come true later at other places
+(lookahead decoding, arXiv 2402.02057, section 3). Three things are done otherwise. Noise belongs to positions here
+(sampling.py), so a guess can be the draw that the target would make there, and Jacobi iteration works at any
+temperature. Lookahead lays n - 1 levels of guesses over the window; here one level is read, and an n-gram is what was
+said along the tree or from pass to pass: (n - 1) times fewer rows, for machines whose rows cost. And guesses come from
+the pool and the text first, which are right more often (docs/lookahead.md).
 Not covered: whether spare rows pay (speculation/spare_rows.py), n-grams of the prompt (other drafters look those up).
 """
 
@@ -24,7 +25,7 @@ from edgespec.speculation.tree import GrowingTree
 from edgespec.types import Choice, Ids, Rows, TokenTree, Verdict
 
 # Tokens of an n-gram, and guesses that n-grams leave room for (benchmarks/lookahead.py).
-N_GRAM, WINDOW = 4, 1
+N_GRAM, WINDOW = 4, 0
 # Levels of a walk that the chance of a level is counted over.
 N_LEVELS = 512
 # An odd step through the text, for guesses that nothing is known of.
