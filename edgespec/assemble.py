@@ -30,6 +30,7 @@ from edgespec.memory.methods import target_spec
 from edgespec.memory.plan import Plan
 from edgespec.memory.pressure import read_once
 from edgespec.memory.reasons import described
+from edgespec.passage import passage_ids
 from edgespec.planning import Planner, insists
 from edgespec.remembering import Remembered
 from edgespec.settings import Settings
@@ -269,7 +270,7 @@ class _Opening:
             except DoesNotFit:
                 continue
             try:
-                curve = self._curve(context, model.n_vocab, seconds)
+                curve = self._curve(context, model, seconds)
             finally:
                 context.close()
             if curve is not None and curve.noise < MOST_NOISE:
@@ -277,9 +278,10 @@ class _Opening:
             return curve
         return None
 
-    def _curve(self, context: Context, n_vocab: int, seconds: Sequence[float]) -> Curve | None:
+    def _curve(self, context: Context, model: LlamaModel, seconds: Sequence[float]) -> Curve | None:
+        text = passage_ids(model)
         for budget_s in seconds:
-            curve = calibrate.measure(context, n_vocab, budget_s, cancelled=self.cancelled)
+            curve = calibrate.measure(context, model.n_vocab, budget_s, cancelled=self.cancelled, text=text)
             if len(curve.rows) >= min(LEAST_WIDTHS, context.caps.max_nodes):
                 return curve
         return None

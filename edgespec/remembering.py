@@ -14,8 +14,8 @@ from typing import Any
 
 from edgespec.drafting import N_TOKENS, Drafting
 from edgespec.errors import BadSetting
-from edgespec.speculation.drafters.automaton import Automaton
-from edgespec.speculation.drafters.columns import from_columns, from_named
+from edgespec.speculation.drafters.automaton import Automaton, from_columns
+from edgespec.speculation.drafters.columns import from_named
 from edgespec.store import learnt, tables
 from edgespec.store.corpus import Corpus, Counts
 

@@ -9,6 +9,7 @@ from edgespec.assistant import Assistant
 from edgespec.backends.base import Context, Model
 from edgespec.engine import calibrate
 from edgespec.errors import BadSetting, DoesNotFit
+from edgespec.passage import passage_ids
 from edgespec.settings import Settings
 from edgespec.speculation.controllers import Controller, FixedController
 from edgespec.speculation.cost import Curve, from_dict
@@ -70,7 +71,8 @@ class Workbench:
         """
         context = self._open_for_curve()
         try:
-            found = calibrate.measure(context, self.target.n_vocab, budget_s, cancelled=cancelled)
+            text = passage_ids(self.target)
+            found = calibrate.measure(context, self.target.n_vocab, budget_s, cancelled=cancelled, text=text)
         finally:
             context.close()
         calibration.save(self.curve_key, found.to_dict())

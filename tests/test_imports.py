@@ -20,7 +20,7 @@ LAYERS = (
     ("remembering",),
     ("planning", "loading"),
     ("drafting",),
-    ("assistant", "explain"),
+    ("assistant", "explain", "passage"),
     ("chat",),
     ("engine",),
     ("memory",),

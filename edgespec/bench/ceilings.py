@@ -268,7 +268,8 @@ class _Place:
         """The best children of each path, best first, by a drafter trusted as far as tau says."""
         found = [self._children(tuple(path)) for path in paths]
         logprob = log_softmax(np.array([score for _, score in found]) / tau) + math.log(HIT_RATE)
-        return Children(np.array([ids for ids, _ in found])[:, : self._width], logprob[:, : self._width])
+        ids = np.array([ids for ids, _ in found])[:, : self._width]
+        return Children(ids.tolist(), logprob[:, : self._width].tolist())
 
     def _children(self, path: tuple[int, ...]) -> tuple[Ids, NDArray[np.floating]]:
         """Candidates after a path and their scores; a path that goes the text's way belongs to a later place of it."""

@@ -4,8 +4,9 @@ Each width is timed in rounds that run there and back through a stage of widths,
 disturbs a pass on a shared machine (a core taken away, a page read from disk) only ever adds to it, so the minimum of
 passes apart in time is the pass undisturbed, where a median needs more than half of a few passes to be. Widths whose
 two shortest times disagree are timed again. Figures come in the order of their worth and end with the budget: narrow
-widths, wider ones, their growth with depth, the widest. Not covered: keeping the figures (store/calibration.py), the
-drafter's passes, what `keep` costs.
+widths, wider ones, their growth with depth, the widest. A mixture's experts are chosen by the text, so its passes hold
+stretches of real text, another one each time. Not covered: keeping the figures (store/calibration.py), the drafter's
+passes, what `keep` costs.
 """
 
 from __future__ import annotations
@@ -48,9 +49,12 @@ def measure(
     budget_s: float = BUDGET_S,
     clock: Callable[[], float] = time.perf_counter,
     cancelled: Callable[[], bool] = lambda: False,
+    text: Ids | None = None,
 ) -> Curve:
     """The cost curve of a context as it was opened, from slot 0, which is left as it was found.
 
+    text: ids of a text whose consecutive tokens the passes hold, as varied as in use; None: random ids, which cost the
+    same unless experts are chosen by the text.
     A lone row is timed whatever it takes; a curve of that width alone says that the model is too slow for the budget.
     Widths end at caps.max_nodes. Raises BadSetting where the state cannot be rolled back, Cancelled, and what the
     context raises.
@@ -58,7 +62,8 @@ def measure(
     if context.caps.max_rollback is not None:
         raise BadSetting("passes cannot be timed on a model whose state cannot be rolled back; it decodes plainly")
     start = context.length(SLOT)
-    passes = _Passes(context, n_vocab, clock, clock() + budget_s, cancelled)
+    tokens = _random_ids(n_vocab) if text is None or len(text) < 2 else _stretches(text)
+    passes = _Passes(context, tokens, clock, clock() + budget_s, cancelled)
     try:
         passes.add(1)  # warms up: what is not in memory yet is read now
         if passes.deepen(min(SHORT, (context.spec.n_ctx - start) // 2), SHORT_SHARE * budget_s):
@@ -79,32 +84,46 @@ def measure(
         context.truncate(SLOT, start)
 
 
+def _random_ids(n_vocab: int) -> Callable[[int], Ids]:
+    """So many random ids, others every time."""
+    rng = np.random.default_rng(0)
+    return lambda n: rng.integers(0, n_vocab, n).astype(np.int32)
+
+
+def _stretches(text: Ids) -> Callable[[int], Ids]:
+    """So many consecutive tokens of a text of 2 or more, each stretch where the last one ended; round at its end."""
+    at = 0
+
+    def next_stretch(n: int) -> Ids:
+        nonlocal at
+        stretch = text[(at + np.arange(n)) % len(text)]
+        at = (at + (n if n % len(text) else n + 1)) % len(text)  # a stretch as long as the text would come again
+        return stretch
+
+    return next_stretch
+
+
 class _Passes:
     """Passes in slot 0 and their times: milliseconds by width, shortest first."""
 
     def __init__(
         self,
         context: Context,
-        n_vocab: int,
+        tokens: Callable[[int], Ids],
         clock: Callable[[], float],
         deadline: float,
         cancelled: Callable[[], bool],
     ) -> None:
         self._context, self._clock, self._deadline, self._cancelled = context, clock, deadline, cancelled
-        self._n_vocab = n_vocab
-        self._rng = np.random.default_rng(0)
+        self._tokens = tokens
         self._ms_per_token = math.inf
         self.times: dict[int, list[float]] = {}
-
-    def _draw(self, n: int) -> Ids:
-        """Random tokens, others every time: an expert model routes each its own way."""
-        return self._rng.integers(0, self._n_vocab, n).astype(np.int32)
 
     def _pass_ms(self, width: int) -> float:
         """One pass of a chain, dropped again."""
         if self._cancelled():
             raise Cancelled("stopped while timing passes")
-        span = Span(SLOT, chain(self._draw(width).tolist()), np.arange(width, dtype=np.int32))
+        span = Span(SLOT, chain(self._tokens(width).tolist()), np.arange(width, dtype=np.int32))
         start = self._clock()
         self._context.evaluate([span])
         ms = max(1e3 * (self._clock() - start), 1e-6)
@@ -168,7 +187,7 @@ class _Passes:
             if n < LEAST_CHUNK:
                 return done
             start = self._clock()
-            self._context.prefill(SLOT, self._draw(n), cancelled=self._cancelled)
+            self._context.prefill(SLOT, self._tokens(n), cancelled=self._cancelled)
             took_s = self._clock() - start
             self._ms_per_token = min(self._ms_per_token, max(1e3 * took_s / n, 1e-6))
             budget_s -= took_s

@@ -116,7 +116,7 @@ def curve_key(source: Source, settings: Settings, n_threads: int, placement: Pla
         machine=",".join(device.name for device in devices.devices()),
         kv_type=settings.kv_type,
         n_threads=n_threads,
-        options=f"exact={settings.exact}, {placement}{options}",
+        options=f"exact={settings.exact}, {placement}{options}, on text",
     )
 
 

@@ -194,16 +194,15 @@ class GoodputController:
             if not isinstance(kept, Mapping):
                 continue
             self._reliability[name].take(kept.get("reliability"))
-            sums = [kept.get(part) for part in ("tokens", "steps", "rounds")]
-            if all(_is_sums(s) for s in sums):
-                n = max(max(sums[2]), N_REMEMBERED) / N_REMEMBERED
-                arm.tokens, arm.steps, arm.rounds = ([x / n for x in s] for s in sums)
+            tokens, steps, rounds = (_sums(kept.get(part)) for part in ("tokens", "steps", "rounds"))
+            if tokens and steps and rounds:
+                n = max(*rounds, N_REMEMBERED) / N_REMEMBERED
+                arm.tokens, arm.steps, arm.rounds = ([x / n for x in s] for s in (tokens, steps, rounds))
         self._in_use = max(self._arms, key=lambda name: self._arms[name].goodput(0))
 
 
-def _is_sums(values: object) -> bool:
-    return (
-        isinstance(values, list)
-        and len(values) == N_KINDS
-        and all(type(v) in (int, float) and math.isfinite(v) and v >= 0 for v in values)
-    )
+def _sums(values: object) -> list[float] | None:
+    """Figures by kind of text, or None where they make no sense."""
+    if not isinstance(values, list) or len(values) != N_KINDS:
+        return None
+    return values if all(type(v) in (int, float) and math.isfinite(v) and v >= 0 for v in values) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -215,6 +216,60 @@ def test_a_state_that_cannot_be_rolled_back_is_refused() -> None:
     with pytest.raises(BadSetting, match="rolled back"):
         machine.measure()
     assert machine.widths == []
+
+
+class Listening(FakeMachine):
+    """Notes the tokens that it is given: of passes and of what goes in front of them, in order."""
+
+    def __init__(self, **spec: int) -> None:
+        super().__init__(lambda n: 2.0 + 0.5 * n, **spec)
+        self.heard: list[list[int]] = []
+
+    def evaluate(self, spans: Sequence[Span]):
+        self.heard.append(spans[0].tree.token[spans[0].nodes].tolist())
+        return super().evaluate(spans)
+
+    def prefill(self, slot, tokens, progress=None, cancelled=None) -> None:
+        self.heard.append(list(map(int, tokens)))
+        super().prefill(slot, tokens, progress, cancelled)
+
+
+def stretches_heard(text: np.ndarray, **spec: int) -> list[list[int]]:
+    machine = Listening(**spec)
+    measure(machine, 10**6, 4.5, machine.clock, text=text)
+    return machine.heard
+
+
+@pytest.mark.parametrize("n_text", [2, 8, 128, 700])
+def test_passes_hold_stretches_of_the_text_and_never_the_same_twice_in_a_row(n_text: int) -> None:
+    """Random or repeated ids reach other experts than a text: fails when a pass, or what goes in front of it, holds
+    anything but consecutive tokens, or the same as the one before, even where the text's length divides a width."""
+    heard = stretches_heard(np.arange(1000, 1000 + n_text, dtype=np.int32))
+    assert max(map(len, heard)) >= 256
+    for stretch in heard:
+        assert 1000 <= min(stretch) <= max(stretch) < 1000 + n_text
+        assert all((b - a) % n_text == 1 % n_text for a, b in itertools.pairwise(stretch))
+    assert all(a != b for a, b in itertools.pairwise(heard))
+
+
+def test_all_of_the_text_comes_up() -> None:
+    """Fails when every width is timed on the same few words."""
+    heard = stretches_heard(np.arange(1000, 1700, dtype=np.int32), max_nodes=8)
+    assert {stretch[0] for stretch in heard if len(stretch) == 1} > {1000}
+    assert len({token for stretch in heard if len(stretch) <= 8 for token in stretch}) > 100
+
+
+def test_the_passes_do_not_depend_on_whether_the_ids_are_of_a_text() -> None:
+    """A dense model's curve costs what it did: as many passes of the same widths."""
+    random, real = Listening(), Listening()
+    measure(random, 64, 4.5, random.clock)
+    measure(real, 64, 4.5, real.clock, text=np.arange(700, dtype=np.int32))
+    assert random.widths == real.widths
+
+
+def test_a_text_of_no_tokens_gives_way_to_random_ids() -> None:
+    """Fails when a tokenizer that makes nothing of the passage ends the program."""
+    assert all(stretch for stretch in stretches_heard(np.zeros(0, np.int32)))
 
 
 def test_the_demo_is_measured_and_says_the_same_afterwards() -> None:

@@ -198,5 +198,7 @@ def _observe(r: _Round, fit: _Fit, node: int, token: int) -> None:
             fit.of_sources.observe(score, drawn)
         return
     if drawn is not None:
-        fit.evidence.observe(r.guesses[node], evidence, np.exp(log_softmax(score / fit.of_model.tau)), drawn)
+        fit.evidence.observe(
+            r.guesses[node], evidence, np.exp(log_softmax(score / fit.of_model.tau)).astype(np.float64), drawn
+        )
     fit.of_model.observe(score, drawn)

@@ -66,7 +66,7 @@ class Blend:
     def __init__(self, trusts: Sequence[Sequence[float]]) -> None:
         """trusts: for each expert a prior weight by grade, against REST for what nobody foresees."""
         n_grades = [len(trust) for trust in trusts]
-        self._strides = np.cumprod([1, *n_grades[:-1]]).tolist()
+        self._strides: list[int] = np.cumprod([1, *n_grades[:-1]]).tolist()
         n_cells, n_experts = int(np.prod(n_grades)), len(n_grades)
         weights = np.array(
             [[*(t[self._grade(cell, i, len(t))] for i, t in enumerate(trusts)), REST] for cell in range(n_cells)]
@@ -79,7 +79,7 @@ class Blend:
         return cell // self._strides[expert] % n
 
     def cell(self, guesses: Sequence[Guess]) -> int:
-        cell = 0
+        cell: int = 0
         for guess, stride in zip(guesses, self._strides, strict=True):
             cell += guess.grade * stride
         return cell
