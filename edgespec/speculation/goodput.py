@@ -82,13 +82,16 @@ class GoodputController:
         costs: LiveCost,
         kinds: Kinds,
         acceptance: Acceptance | None = None,
+        *,
+        plain: bool = True,
     ) -> None:
-        """arms: by name, what may draft and the goodput expected of it; not drafting is always one.
+        """arms: by name, what may draft and the goodput expected of it; plain: not drafting is one too.
 
         acceptance: told what rounds of the drafter alone came to, for the next plan.
         """
         self._acceptance = acceptance
-        self._arms = {"none": _Arm(PLAIN, 1.0)} | {name: _Arm(c, prior) for name, (c, prior) in arms.items()}
+        self._arms = {"none": _Arm(PLAIN, 1.0)} if plain else {}
+        self._arms |= {name: _Arm(choice, prior) for name, (choice, prior) in arms.items()}
         self._costs, self._kinds = costs, kinds
         self._reliability = {name: Reliability() for name in self._arms}
         self._total, self._lost = 0.0, 0.0
