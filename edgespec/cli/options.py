@@ -16,6 +16,7 @@ from edgespec.memory import sizes
 from edgespec.settings import Settings
 from edgespec.types import Sampling
 
+_METHOD = "where drafts come from: auto, plain, model, parallel; without a drafter suffix, recycle, lookup; mix: all"
 _MODEL, _ANSWER = "Model and speculation", "Answer"
 
 
@@ -35,14 +36,7 @@ def _answer(flags: tuple[str, ...], name: str, text: str) -> typer.models.Option
 
 Model = Annotated[str | None, _load(("-m", "--model"), "MODEL", "a name, or the path of a .gguf file (default: demo)")]
 Draft = Annotated[str | None, _load(("-d", "--draft"), "DRAFT", "the drafter: a name, a path, or none")]
-Method = Annotated[
-    str,
-    _load(
-        ("--method",),
-        "METHOD",
-        "where drafts come from: auto, plain, model, parallel, or without a drafter suffix, recycle, lookup; mix is all",
-    ),
-]
+Method = Annotated[str, _load(("--method",), "METHOD", _METHOD)]
 Shape = Annotated[str, _load(("--shape",), "SHAPE", "auto, chain or tree")]
 Nodes = Annotated[int | None, _load(("--nodes",), "NODES", "rows of a target pass, the pending token included")]
 Depth = Annotated[int | None, _load(("--depth",), "DEPTH", "most drafted tokens in a row")]
