@@ -29,7 +29,7 @@ PROBE_SHARE = 0.02
 ALLOWANCE = 6.0
 # Rounds of one trial: a drafter that was idle has to read the text first, which more rounds must make up for.
 N_PROBE = 4
-MARGIN = 0.02
+MARGIN = 0.01
 # Rounds that count, roughly; a prior counts as N_PRIOR of them.
 FORGET, N_PRIOR = 0.985, 4.0
 BONUS = 0.25
