@@ -12,7 +12,7 @@ from typing import Any
 
 from edgespec.backends.base import Context
 from edgespec.memory.configuration import Configuration
-from edgespec.settings import Settings
+from edgespec.settings import SOURCES, Settings
 from edgespec.speculation.acceptance import Acceptance
 from edgespec.speculation.controllers import Controller, FixedController
 from edgespec.speculation.cost import Curve
@@ -99,10 +99,12 @@ class Drafting:
         """What decides each round of a configuration; method: another one than was asked for (bench)."""
         asked = self._asked.method if method is None else method
         arms = self._arms(c) if asked == "auto" else {}
+        if asked in SOURCES and self._asked.nodes is None and not c.choice.plain:
+            arms = {asked: (c.choice, 1.0)}  # sized to what passes cost, but never switched off
         if not arms or self._curve is None:
             return FixedController(c.choice, self._by_place if c.choice.drafter == "parallel" else self._acceptance)
         kinds = Kinds(classes_of(self._pieces()))
-        made = GoodputController(arms, LiveCost(self._curve), kinds, self._acceptance)
+        made = GoodputController(arms, LiveCost(self._curve), kinds, self._acceptance, plain=asked == "auto")
         made.take(self._control.to_dict() if self._control else self._learnt.get("control"))
         self._control = made
         return made

@@ -59,10 +59,8 @@ class Planner:
 
     def _why_plain(self, asked: Settings) -> str:
         """Raises BadSetting where flags contradict each other."""
-        if asked.method == "plain":
+        if asked.method == "plain" or asked.draft == "none":
             return "asked for"
-        if asked.draft == "none":
-            return "-d none"
         if self.target.shape.recurrent:
             return "this model's recurrent state cannot drop rejected tokens"
         if asked.exact and not self._facts.exact:

@@ -167,7 +167,7 @@ class Batches:
 def compare(
     draft: t.LM, target: t.LM, batches: Batches, mask_id: int, held_out: bool, chunk: int = 8192
 ) -> tuple[torch.Tensor, list[float]]:
-    """The loss (rows of text and of masks alike), and the agreement of first tokens by place in the block, text first."""
+    """The loss of rows of text and of masks, and how often first tokens agree by place in the block, text first."""
     k = batches.k
     ids, anchors = batches.draw(held_out)
     rows, position = rows_for(ids, anchors, k, mask_id)
@@ -237,10 +237,13 @@ def main() -> None:
         found = [compare(draft, target, batches, mask_id, held_out=True) for _ in range(8 if on_gpu else 40)]
     agreement = np.mean([a for _, a in found], 0).round(4).tolist()
     report = {
-        "steps": step, "seconds": args.seconds, "device": torch.cuda.get_device_name() if on_gpu else "cpu",
-        "rows": step * batches.batch * (512 + 64 * (args.k - 1)), "held_out_loss": float(np.mean([x.item() for x, _ in found])),
+        "steps": step,
+        "seconds": args.seconds,
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "rows": step * batches.batch * (512 + 64 * (args.k - 1)),
+        "held_out_loss": float(np.mean([x.item() for x, _ in found])),
         "agreement_by_place": agreement,
-    }  # fmt: skip
+    }
     print(json.dumps(report), flush=True)
     special = {"bos": tokenizer.token_to_id(BOS), "eos": tokenizer.token_to_id(END), "eot": tokenizer.token_to_id(END)}
     template = next(iter(gguf.GGUFReader(args.draft).fields["tokenizer.chat_template"].parts[-1:])).tobytes().decode()

@@ -5,6 +5,7 @@ Not covered: several answers at a time, reasoning and tool calls.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -105,7 +106,7 @@ class Chat:
                 tally,
             )
         yield from tally.piece(text.flush(), last=True)
-        yield tally.answer(self._engine.method, "stop" if text.stopped else tally.finish)
+        yield tally.answer(tally.method or self._engine.method, "stop" if text.stopped else tally.finish)
 
     def _follow(
         self, steps: Iterator[Prefill | Step | Notice], text: TextStream, tally: _Tally
@@ -183,6 +184,15 @@ class _Tally:
         if text or (last and self.waiting):
             ids, self.waiting = tuple(self.waiting), []
             yield Piece(text, ids)
+
+    @property
+    def method(self) -> str:
+        """What drafted most of what was verified, "" where nothing was said or rounds say nothing of it."""
+        drafted: Counter[str] = Counter()
+        for step in self.steps:
+            drafted[step.choice.drafter] += step.n_drafted
+        (most, n), *_ = drafted.most_common(1) or [("", 0)]
+        return most if n else ""
 
     def answer(self, method: str, finish: FinishReason) -> Answer:
         rounds = [step for step in self.steps if step.tokens]

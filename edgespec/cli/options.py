@@ -16,6 +16,7 @@ from edgespec.memory import sizes
 from edgespec.settings import Settings
 from edgespec.types import Sampling
 
+_METHOD = "where drafts come from: auto, plain, model, parallel; without a drafter suffix, recycle, lookup; mix: all"
 _MODEL, _ANSWER = "Model and speculation", "Answer"
 
 
@@ -35,7 +36,7 @@ def _answer(flags: tuple[str, ...], name: str, text: str) -> typer.models.Option
 
 Model = Annotated[str | None, _load(("-m", "--model"), "MODEL", "a name, or the path of a .gguf file (default: demo)")]
 Draft = Annotated[str | None, _load(("-d", "--draft"), "DRAFT", "the drafter: a name, a path, or none")]
-Method = Annotated[str, _load(("--method",), "METHOD", "auto, plain, model or parallel: where drafts come from")]
+Method = Annotated[str, _load(("--method",), "METHOD", _METHOD)]
 Shape = Annotated[str, _load(("--shape",), "SHAPE", "auto, chain or tree")]
 Nodes = Annotated[int | None, _load(("--nodes",), "NODES", "rows of a target pass, the pending token included")]
 Depth = Annotated[int | None, _load(("--depth",), "DEPTH", "most drafted tokens in a row")]
@@ -48,6 +49,9 @@ Exact = Annotated[bool, _load(("--exact",), "EXACT", "the very text of plain dec
 Threads = Annotated[int | None, _load(("--threads",), "THREADS", "processor threads (default: one a core)")]
 Budget = Annotated[
     str | None, _load(("--budget",), "BUDGET", "memory to stay within, such as 6GiB or 800MB (default: what is free)")
+]
+Corpus = Annotated[
+    str | None, _load(("--corpus",), "CORPUS", "a text file, or a folder of them, that drafts may be copied from")
 ]
 Verify = Annotated[
     str, _load(("--verify",), "VERIFY", "match or rejection: how sampled drafts are verified (both are lossless)")
@@ -80,6 +84,7 @@ class Loading:
     threads: Threads = None
     budget: Budget = None
     verify: Verify = "match"
+    corpus: Corpus = None
 
     def settings(self, method: str = "auto", shape: str = "auto") -> Settings:
         """Raises BadSetting for values no model could meet, before anything is loaded."""

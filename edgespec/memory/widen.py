@@ -58,7 +58,7 @@ def _widened(problem: Problem, c: Configuration, choice: Choice, named: str | No
     target = target_spec(c.target, choice)
     if c.choice.plain or c.draft is None:
         return replace(c, target=target, choice=choice if named else c.choice, sources=True)
-    drafts = replace(c.choice, rows=choice.rows, depth=choice.depth)
+    drafts = replace(c.choice, rows=choice.rows, depth=choice.depth, width=choice.width)
     base = replace(c, target=target, choice=drafts, draft=None)
     draft = replace(c, target=target, choice=drafts, sources=True)
     for variant in _method(problem).variants(base, c.draft.placement):

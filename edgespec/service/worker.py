@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from edgespec.assistant import Assistant
 
 PROGRESS_EVERY_S = 0.1
+# Well within what the parent waits for this process to end (child.GRACE_S).
+SAVING_S = 3.0
 
 
 class Worker:
@@ -50,6 +52,7 @@ class Worker:
         self._cancelled: set[int] = set()
         self._assistant: Assistant | None = None
         self._said, self._said_at = "", 0.0
+        self._saving = threading.Lock()
 
     def listen(self) -> None:
         """Queue orders, note cancels at once; leave the process when the parent is gone, even in mid-pass."""
@@ -60,6 +63,8 @@ class Worker:
                 elif isinstance(order, Load | Probe | Generate):
                     self._orders.put(order)
         finally:
+            # What the last answer taught is being saved when a face closes right behind it.
+            self._saving.acquire(timeout=SAVING_S)
             leave()
 
     def serve(self) -> None:
@@ -149,8 +154,9 @@ class Worker:
             elif isinstance(event, Notice):
                 self._pipe.send(Noted(order.request, event))
             else:
-                self._pipe.send(self._done(order.request, event))
-        self._assistant.keep()
+                with self._saving:
+                    self._pipe.send(self._done(order.request, event))
+                    self._assistant.keep()
 
     def _done(self, request: int, answer: Answer) -> Done:
         import psutil

@@ -1,4 +1,7 @@
-"""Who decides what a round drafts and how much of it is verified. Here: a fixed choice; goodput.py measures and decides."""
+"""Who decides what a round drafts and how much of it is verified.
+
+Here: a fixed choice; goodput.py measures and decides.
+"""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ PROBE_SHARE = 0.02
 ALLOWANCE = 6.0
 # Rounds of one trial: a drafter that was idle has to read the text first, which more rounds must make up for.
 N_PROBE = 4
-MARGIN = 0.02
+MARGIN = 0.01
 # Rounds that count, roughly; a prior counts as N_PRIOR of them.
 FORGET, N_PRIOR = 0.985, 4.0
 BONUS = 0.25
@@ -84,13 +84,16 @@ class GoodputController:
         costs: LiveCost,
         kinds: Kinds,
         acceptance: Acceptance | None = None,
+        *,
+        plain: bool = True,
     ) -> None:
-        """arms: by name, what may draft and the goodput expected of it; not drafting is always one.
+        """arms: by name, what may draft and the goodput expected of it; plain: not drafting is one too.
 
         acceptance: told what rounds of the drafter alone came to, for the next plan.
         """
         self._acceptance = acceptance
-        self._arms = {"none": _Arm(PLAIN, 1.0)} | {name: _Arm(c, prior) for name, (c, prior) in arms.items()}
+        self._arms = {"none": _Arm(PLAIN, 1.0)} if plain else {}
+        self._arms |= {name: _Arm(choice, prior) for name, (choice, prior) in arms.items()}
         self._costs, self._kinds = costs, kinds
         self._reliability = {name: Reliability() for name in self._arms}
         self._total, self._lost = 0.0, 0.0

@@ -1,9 +1,9 @@
 """How much of a drafted tree a pass should verify: trees are sized to what passes cost (docs/control.md).
 
-A node is worth its chance to be walked, so the best m nodes are the m likeliest, which form a tree. With goodput (tokens
-a millisecond) as the price of time, m is best where expected tokens minus goodput times the pass's milliseconds is
-largest: maximising that difference every round maximises tokens over time in the long run (renewal reward; SmartSpec's
-goodput, arXiv 2406.14066, with its optimum found by Dinkelbach's method).
+A node is worth its chance to be walked, so the best m nodes are the m likeliest, which form a tree. With goodput
+(tokens a millisecond) as the price of time, m is best where expected tokens minus goodput times the milliseconds of
+the pass is largest: maximising that difference every round maximises tokens over time in the long run (renewal reward;
+SmartSpec's goodput, arXiv 2406.14066, with its optimum found by Dinkelbach's method).
 Not covered: chances (reliability.py), what a pass costs (live.py).
 """
 

@@ -10,7 +10,8 @@ import pytest
 from edgespec.speculation.acceptance import N_MOST, N_RANKS, PRIORS, Acceptance, from_dict
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.shapes import best_trees
-from edgespec.types import Choice, Step
+from edgespec.speculation.tree import single
+from edgespec.types import Choice, Step, Verdict
 
 
 def step(ranks: tuple[int, ...], width: int = 8, greedy: bool = False) -> Step:
@@ -129,6 +130,7 @@ def test_a_fixed_controller_feeds_what_it_sees() -> None:
     """Fails when rounds are run and nothing is learnt from them; without a place for it they are still run."""
     acceptance = Acceptance()
     choice = Choice("model", 8, 7, 8)
-    FixedController(choice, acceptance).observe(step((0, 0, -1)))
-    FixedController(choice).observe(step((0, 0, -1)))
+    nothing = single(0), Verdict((0,), (1,), None)
+    FixedController(choice, acceptance).observe(step((0, 0, -1)), *nothing)
+    FixedController(choice).observe(step((0, 0, -1)), *nothing)
     assert acceptance.n_seen(greedy=False) == 3

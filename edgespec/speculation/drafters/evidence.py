@@ -40,7 +40,8 @@ class Evidence:
     ) -> tuple[Ids, NDArray[np.floating], NDArray[np.float64]]:
         """Ids and scores with evidence, and the evidence of each source [n_sources, k]; tokens it adds come last.
 
-        ids int32 [k], score [k] of the drafter's row, best first, -inf where a cut took the token away: those are left out.
+        ids int32 [k], score [k] of the drafter's row, best first, -inf where a cut took the token away: those are left
+        out.
         """
         row = ids[score > -np.inf].tolist()
         ids, score = ids[: len(row)], score[: len(row)]
@@ -68,7 +69,7 @@ class Evidence:
             return []
         return [t for t, chance in guess.chances.items() if chance > FLOOR * math.exp(strength / weight)]
 
-    def observe(self, guesses: Sequence[Guess], evidence: NDArray[np.float64], chances: Any, drawn: int) -> None:
+    def observe(self, guesses: Sequence[Guess], evidence: NDArray[np.floating], chances: Any, drawn: int) -> None:
         """One step up the likelihood; chances: of each candidate as they were, summing to 1; drawn: its place."""
         slopes = evidence[:, drawn] - evidence @ chances
         for source, guess in enumerate(guesses):
