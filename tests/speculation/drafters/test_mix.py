@@ -107,8 +107,8 @@ def test_a_mixture_needs_fewer_passes_than_its_parts(temperature: float) -> None
 
 
 def test_sources_alone_reach_many_tokens_a_pass_on_a_text_that_repeats() -> None:
-    """A text that comes round, after it was said once. Fails when copies are cut short: by width, by a chance that falls
-    too fast along a copy, or by counts that include what was only drafted."""
+    """A text that comes round, after it was said once. Fails when copies are cut short: by width, by a chance that
+    falls too fast along a copy, or by counts that include what was only drafted."""
     for names in ("s", "r", "sr"):
         found = answer(names, 0.0, LOOPING, n=400, choice=Choice("mix", 16, 15, 4))
         late = [len(s.tokens) for s in found if s.n_past > 150]
