@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgespec.speculation.drafters.sources import NOTHING, Blend, Guess
+from edgespec.speculation.drafters.sources import NOTHING, REST, Blend, Guess
 
 TRUSTS = ((0.0, 0.3), (0.0, 0.3))
 EITHER = Guess(1, {1: 0.9}), Guess(1, {2: 0.9})
@@ -82,6 +82,15 @@ def test_every_pair_of_grades_has_its_own_cell() -> None:
     pairs = itertools.product(*(range(len(t)) for t in trusts))
     cells = [blend.cell([Guess(grade, {}) for grade in grades]) for grades in pairs]
     assert sorted(cells) == list(range(3 * 2 * 4))
+
+
+def test_it_begins_with_what_sources_say_of_themselves() -> None:
+    """Fails when a grade of one source is read as another one's: a long match must count for more from the first."""
+    trusts = ((0.0, 0.1, 0.4), (0.0, 0.2))
+    for first, second in itertools.product(range(3), range(2)):
+        found = Blend(trusts).mix((Guess(first, {1: 1.0}), Guess(second, {2: 1.0})))
+        expected = np.array([trusts[0][first], trusts[1][second]])
+        assert [found[1], found[2]] == pytest.approx((expected / (expected.sum() + REST)).tolist())
 
 
 def test_nothing_known_mixes_to_nothing() -> None:
