@@ -1,8 +1,8 @@
 """What each part of the controller and of the sources is worth: every one off, one at a time.
 
-usage: ablation.py CONTROL.json ... [--each 4] [--tokens 48]; results/ablation.json. CONTROL.json: results of control.py, for
-their cost curves. Texts and acceptance are the demo models' own; a pass of the target costs what the curve says and one
-of the drafter DRAFT_MS, so that figures do not depend on what else the machine does. Python's own time is left out.
+usage: ablation.py CONTROL.json ... [--each 4] [--tokens 48]; results/ablation.json. CONTROL.json: results of control.py,
+for their cost curves. Texts and acceptance are the demo models' own; a pass of the target costs what the curve says and
+one of the drafter DRAFT_MS, so that figures do not depend on what else the machine does. Python's own time is left out.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ def off(part: str) -> Iterator[None]:
         "evidence beside the drafter": (mock.patch.object(evidence, "RATE", 0.0), _no_weights()),
         "sizing to what passes cost": (mock.patch.object(goodput.GoodputController, "size", _eight),),
         "padding to landings": (mock.patch.object(live.LiveCost, "padded", lambda _, rows: rows),),
-        "corrected chances": (mock.patch.object(reliability.Reliability, "observe", lambda *_: None),),
-        "stopping inside a draft": (mock.patch.object(live.LiveCost, "row_ms", lambda *_: 0.0),),
-        "trying other arms": (mock.patch.object(goodput.GoodputController, "_worth_trying", lambda _: None),),
+        "corrected chances": (mock.patch.object(reliability.Reliability, "observe", return_value=None),),
+        "stopping inside a draft": (mock.patch.object(live.LiveCost, "row_ms", return_value=0.0),),
+        "trying other arms": (mock.patch.object(goodput.GoodputController, "_worth_trying", return_value=None),),
         "not drafting as an arm": (mock.patch.object(goodput.GoodputController, "_change_arm", _never_plain),),
     }
     with _all(patches[part]):

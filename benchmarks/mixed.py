@@ -1,7 +1,7 @@
 """Tokens a pass at equal rows: one tree of all sources against each of them alone, paired by answer (docs/sources.md).
 
-usage: mixed.py [--rows 8] [--each 8] [--tokens 64]; results/mixed.json. The bundled demo models: passes are counted, not
-timed. Fixed rows, generated texts with loops cut at temperature 0 and 0.8, recorded answers and copies.
+usage: mixed.py [--rows 8] [--each 8] [--tokens 64]; results/mixed.json. The bundled demo models: passes are counted,
+not timed. Fixed rows, generated texts with loops cut at temperature 0 and 0.8, recorded answers and copies.
 """
 
 from __future__ import annotations

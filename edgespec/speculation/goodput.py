@@ -146,12 +146,10 @@ class GoodputController:
         chances = self._reliability[self._trial or self._in_use].chances(tree, self._kind)
 
         def pass_ms(rows: int) -> float:
-            return self._costs.ms(rows, self._n_past)
+            return self._costs.ms(self._costs.padded(rows), self._n_past)
 
         n = best_size(chances, self._goodput(), pass_ms, self._costs.widths(choice.rows))
-        fill = (
-            self._costs.padded(n) - n
-        )  # a lone row too: where a wider pass is quicker, that is what plain should cost
+        fill = self._costs.padded(n) - n  # a lone row too, where a wider pass is quicker
         return cut(tree, chances, n, fill if n + fill <= choice.rows else 0)
 
     def observe(self, step: Step, tree: TokenTree, verdict: Verdict) -> None:
