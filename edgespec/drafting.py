@@ -88,10 +88,8 @@ class Drafting:
         return {"model": ModelDrafter(reader), **parallel, **mix}
 
     def _taught(self, made: dict[str, MixDrafter]) -> dict[str, Drafter]:
-        fits = self._learnt.get("fits")
         for name, drafter in made.items():
-            if isinstance(fits, Mapping):
-                drafter.take(fits.get(name))
+            drafter.take(self._kept("fits").get(name))
         self._mixes |= made
         return dict(made)
 
@@ -105,7 +103,8 @@ class Drafting:
             return FixedController(c.choice, self._by_place if c.choice.drafter == "parallel" else self._acceptance)
         kinds = Kinds(classes_of(self._pieces()))
         made = GoodputController(arms, LiveCost(self._curve), kinds, self._acceptance, plain=asked == "auto")
-        made.take(self._control.to_dict() if self._control else self._learnt.get("control"))
+        self._learnt = {**self._learnt, "control": self._control_so_far()}
+        made.take(self._kept("control"))
         self._control = made
         return made
 
@@ -131,5 +130,12 @@ class Drafting:
     def learnt(self) -> dict[str, Any]:
         """What answering taught, as plain values."""
         fits = {name: mix.to_dict() for name, mix in self._mixes.items()}
-        control = self._control.to_dict() if self._control else self._learnt.get("control", {})
-        return {"fits": fits, "control": control}
+        return {"fits": {**self._kept("fits"), **fits}, "control": self._control_so_far()}
+
+    def _control_so_far(self) -> dict[str, Any]:
+        """Of every arm that ever was: one that a leaner plan is without comes back."""
+        return {**self._kept("control"), **(self._control.to_dict() if self._control else {})}
+
+    def _kept(self, name: str) -> Mapping[str, Any]:
+        part = self._learnt.get(name)
+        return part if isinstance(part, Mapping) else {}

@@ -12,10 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgespec.drafting import N_TOKENS, Drafting
 from edgespec.errors import BadSetting
 from edgespec.speculation.drafters.automaton import Automaton, from_columns
-from edgespec.speculation.drafters.columns import from_named
+from edgespec.speculation.drafters.columns import Columns, from_named
 from edgespec.store import learnt, tables
 from edgespec.store.corpus import Corpus, Counts
 
@@ -51,22 +53,31 @@ class Remembered:
         if not said:
             return Automaton(N_TOKENS)
         try:
-            kept = from_columns(from_named(said))
+            columns = from_named(said)
+            kept = from_columns(columns)
+            self._check_ids(columns)
         except BadSetting as error:
             self.warnings.append(tables.discard(self._said_key, str(error)))
             self._arrays = {}
             return Automaton(N_TOKENS)
-        if kept.n_tokens > N_TOKENS // 2:  # room for this session
-            kept = kept.compacted(N_TOKENS // 2, N_TOKENS)
+        if kept.n_tokens > N_TOKENS // 2:  # room for this session, and for files that are read again
+            kept, self._corpus = kept.compacted(N_TOKENS // 4, N_TOKENS), ""
         kept.separate()
         return kept
+
+    def _check_ids(self, columns: Columns) -> None:
+        """Raises BadSetting: a draft of an id that the model lacks would end in the runtime."""
+        tokens = columns.tokens
+        most = int(np.where(tokens < 0, ~tokens, tokens).max(initial=0))
+        if most >= self._n_vocab:
+            raise BadSetting(f"it names token {most} and the model has {self._n_vocab}; what was said is learnt again")
 
     def teach(self, drafting: Drafting) -> None:
         """Give what was learnt."""
         drafting.take(self._control)
         rows = {name.removeprefix(_RECYCLED): a for name, a in self._arrays.items() if name.startswith(_RECYCLED)}
-        if rows:
-            drafting.recycled.take(rows, self._n_vocab)
+        if rows and not drafting.recycled.take(rows, self._n_vocab):
+            self.warnings.append(tables.discard(self._said_key, "its recycled rows are of another kind"))
 
     def read(self, path: Path, automaton: Automaton, tokenize: Tokenize) -> str:
         """Read the texts below path into the automaton, unless those very files are in it; one line about them.

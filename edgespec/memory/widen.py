@@ -34,7 +34,8 @@ def with_sources(problem: Problem, made: Plan, named: str | None) -> Plan:
     footprint = problem.predict(wide)
     if not _fits(problem, footprint):
         return made
-    rungs = (wide, *(replace(r, sources=True, expected=wide.expected) for r in made.rungs if r != wide))
+    leaner = [r for r in made.rungs if problem.predict(r).total_bytes < footprint.total_bytes]
+    rungs = (wide, *(replace(r, sources=True, expected=wide.expected) for r in leaner))
     more = footprint.total_bytes - made.footprint.total_bytes
     what = f"{named}, asked for" if named else f"copies of up to {rows} rows from earlier text, recycled rows"
     line = PlanLine("sources", "on", f"{what}; {shown(more)} more")

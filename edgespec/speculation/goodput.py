@@ -35,6 +35,8 @@ FORGET, N_PRIOR = 0.985, 4.0
 BONUS = 0.25
 # Rounds of earlier sessions that count.
 N_REMEMBERED = 12.0
+# Sums of discounted rounds come nowhere near; a file that says more is damaged.
+MOST_KEPT = 1e6
 # What one arm learns of a kind of text is told to the other kinds at this weight.
 ELSEWHERE = 0.25
 
@@ -206,4 +208,4 @@ def _sums(values: object) -> list[float] | None:
     """Figures by kind of text, or None where they make no sense."""
     if not isinstance(values, list) or len(values) != N_KINDS:
         return None
-    return values if all(type(v) in (int, float) and math.isfinite(v) and v >= 0 for v in values) else None
+    return values if all(type(v) in (int, float) and 0 <= v <= MOST_KEPT for v in values) else None

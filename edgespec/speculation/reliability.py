@@ -80,7 +80,7 @@ class Reliability:
         """Go on from what `to_list` wrote; what makes no sense counts as nothing seen."""
         try:
             counts = np.array(data, np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return
         if counts.shape == self._counts.shape and np.all(np.isfinite(counts)) and np.all(counts >= 0):
             self._counts, self._factors = counts, {}

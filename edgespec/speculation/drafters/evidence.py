@@ -79,9 +79,9 @@ class Evidence:
 
     def take(self, weights: object) -> None:
         """Go on from weights that were kept; what makes no sense counts as nothing learnt."""
-        if not isinstance(weights, list) or [len(w) for w in weights if isinstance(w, list)] != list(
-            map(len, self.weights)
-        ):
+        if not isinstance(weights, list) or not all(isinstance(source, list) for source in weights):
+            return
+        if [len(source) for source in weights] != [len(source) for source in self.weights]:
             return
         if all(type(w) in (int, float) and 0 <= w <= MOST for source in weights for w in source):
             self.weights = [[float(w) for w in source] for source in weights]

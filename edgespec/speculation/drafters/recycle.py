@@ -69,7 +69,8 @@ class Recycled:
                 below = (self._logits[slot].astype(np.float64) / self.temperature).tolist()
                 weights = [math.exp(x) for x in below]
                 total = sum(weights)
-                return Guess(grade, dict(zip(self._ids[slot].tolist(), (w / total for w in weights), strict=True)))
+                named = zip(self._ids[slot].tolist(), weights, strict=True)
+                return Guess(grade, {token: w / total for token, w in named if token >= 0})
         return NOTHING
 
     def learn(self, history: Ids, tree: TokenTree, rows: Rows) -> None:

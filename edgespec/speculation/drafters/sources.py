@@ -113,7 +113,7 @@ class Blend:
             return
         try:
             weights, seen = (np.array(data.get(name), np.float64) for name in ("weights", "seen"))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return
         right = weights.shape == np.shape(self._weights) and seen.shape == np.shape(self._seen)
         if right and np.all(weights >= 0) and np.allclose(weights.sum(axis=1), 1) and np.all(seen >= 1):

@@ -41,9 +41,19 @@ class Suffix:
             self.automaton.separate()
             n_same = max(n_same - OVERLAP, 0)
         if n_same < len(history):
-            self.automaton.extend(history[n_same:].tolist())
+            self._extend(history[n_same:])
             self._known = history.copy()
         return self.automaton.here()
+
+    def _extend(self, tokens: Ids) -> None:
+        """A full table gives its older half up, or it would stand still; half a second, once in as many tokens."""
+        n_half = self.automaton.n_most // 2
+        if self.automaton.n_tokens + len(tokens) > self.automaton.n_most:
+            self.automaton = self.automaton.compacted(n_half)
+            if len(tokens) > n_half:
+                self.automaton.separate()
+                tokens = tokens[-n_half:]
+        self.automaton.extend(tokens.tolist())
 
     def step(self, place: Match, token: int) -> Match:
         return self.automaton.advance(place, token)
