@@ -33,7 +33,6 @@ FIXED = {
     "tree 4": Choice("model", 4, 3, 8),
     "tree 6": Choice("model", 6, 5, 8),
     "tree 8": Choice("model", 8, 7, 8),
-    "mix 6": Choice("mix", 6, 5, 8),
 }
 FREE, WITH_DRAFTER, USELESS = "auto, no drafter", "auto, drafter", "auto, useless drafter"
 

@@ -198,7 +198,7 @@ class Engine:
         step = Step(
             tokens=verdict.tokens,
             choice=choice,
-            n_drafted=len(tree) - 1,
+            n_drafted=sized.n_drafted,
             n_accepted=verdict.n_accepted,
             target_ms=target_ms,
             draft_ms=draft_ms,

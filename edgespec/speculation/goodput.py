@@ -21,7 +21,7 @@ from typing import Any
 from edgespec.speculation.acceptance import Acceptance
 from edgespec.speculation.live import LiveCost
 from edgespec.speculation.reliability import N_KINDS, Kinds, Reliability
-from edgespec.speculation.sizing import Sized, best_size, cut, whole
+from edgespec.speculation.sizing import Sized, best_size, cut
 from edgespec.types import PLAIN, Choice, Ids, Step, TokenTree, Verdict
 
 PROBE_SHARE = 0.02
@@ -145,19 +145,17 @@ class GoodputController:
         return max(self._arms[self._in_use].goodput(self._kind), 1.0) / self._costs.ms(1, self._n_past)
 
     def size(self, choice: Choice, tree: TokenTree, history: Ids) -> Sized:
-        if len(tree) == 1:
-            return whole(tree)
         chances = self._reliability[self._trial or self._in_use].chances(tree, self._kind)
 
         def pass_ms(rows: int) -> float:
-            return self._costs.ms(rows, self._n_past)
+            return self._costs.ms(self._costs.padded(rows), self._n_past)
 
         n = best_size(chances, self._goodput(), pass_ms, self._costs.widths(choice.rows))
-        fill = self._costs.padded(n) - n if n > 1 else 0
+        fill = self._costs.padded(n) - n  # a lone row too, where a wider pass is quicker
         return cut(tree, chances, n, fill if n + fill <= choice.rows else 0)
 
     def observe(self, step: Step, tree: TokenTree, verdict: Verdict) -> None:
-        rows = step.n_drafted + 1
+        rows = len(tree)
         name = self._trial or self._in_use
         if step.n_past != self._n_past or step.choice.drafter != self._arms[name].choice.drafter:
             return  # a round that was not asked for: the one that read the prompt

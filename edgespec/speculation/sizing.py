@@ -28,6 +28,11 @@ class Sized:
     tree: TokenTree
     nodes: tuple[int, ...]
 
+    @property
+    def n_drafted(self) -> int:
+        """Drafted nodes; fillers and the pending token are none."""
+        return sum(node > 0 for node in self.nodes)
+
     def as_drafted(self, verdict: Verdict) -> Verdict:
         """A verdict on this tree in the drafted tree's nodes, cut where a filler was accepted after all."""
         path: list[int] = []

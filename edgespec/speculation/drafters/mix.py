@@ -92,7 +92,7 @@ class MixDrafter:
         def read(nodes: list[int]) -> Children:
             for node in nodes:
                 self._ask(r, node)
-            unsure = [n for n in nodes if n == tree.root or not fit.evidence.sure(r.guesses[n])]
+            unsure = [n for n in nodes if not fit.evidence.sure(r.guesses[n])]
             children = self._read_model(r, fit, unsure, width) if reader else {}
             every = [children[n] if n in children else _by_sources(r, fit, n, width) for n in nodes]
             return Children([tokens for tokens, _ in every], [logprob for _, logprob in every])
