@@ -24,14 +24,16 @@ from edgespec.speculation.reliability import N_KINDS, Kinds, Reliability
 from edgespec.speculation.sizing import Sized, best_size, cut
 from edgespec.types import PLAIN, Choice, Ids, Step, TokenTree, Verdict
 
-PROBE_SHARE = 0.02
+PROBE_SHARE = 0.01
 # Plain steps that may be lost on trials before anything was earned.
-ALLOWANCE = 6.0
+ALLOWANCE = 4.0
 # Rounds of one trial: a drafter that was idle has to read the text first, which more rounds must make up for.
 N_PROBE = 4
 MARGIN = 0.01
 # Rounds that count, roughly; a prior counts as N_PRIOR of them.
 FORGET, N_PRIOR = 0.985, 4.0
+# What is known of an idle arm halves in some 350 rounds of its kind of text.
+FADE = 0.998
 BONUS = 0.25
 # Rounds of earlier sessions that count.
 N_REMEMBERED = 12.0
@@ -62,6 +64,11 @@ class _Arm:
     def goodput(self, kind: int) -> float:
         """Tokens a plain step."""
         return (self.tokens[kind] + N_PRIOR * self.prior) / (self.steps[kind] + N_PRIOR)
+
+    def fade(self, kind: int) -> None:
+        """What an idle arm once came to says less and less: it is tried again, rarely."""
+        for sums in (self.tokens, self.steps, self.rounds):
+            sums[kind] *= FADE
 
     def observe(self, kind: int, tokens: float, steps: float) -> None:
         for k in range(N_KINDS):
@@ -164,14 +171,19 @@ class GoodputController:
             self._acceptance.observe(step)
         one = self._costs.ms(1, step.n_past)
         arm, n_tokens = self._arms[name], len(step.tokens)
-        steps = (self._costs.ms(rows, step.n_past) + arm.aside(step.draft_ms + step.overhead_ms)) / one
+        beside_ms = step.draft_ms + step.overhead_ms
+        steps = (self._costs.ms(rows, step.n_past) + arm.aside(beside_ms)) / one
         self._reliability[name].observe(tree, verdict, self._kind)
         here = max(self._arms[self._in_use].goodput(self._kind), 1.0)
         arm.observe(self._kind, n_tokens, steps)
+        for other in self._arms.values():
+            if other is not arm:
+                other.fade(self._kind)
         self._total += steps
         if self._trial is None:
             return
-        self._trial_lost += steps - n_tokens / here
+        # The ledger counts all of it: a drafter that was idle read the text first.
+        self._trial_lost += (self._costs.ms(rows, step.n_past) + beside_ms) / one - n_tokens / here
         self._n_trial -= 1
         if self._n_trial == 0:
             self._lost += max(self._trial_lost, 0.0)
