@@ -32,6 +32,9 @@ from edgespec.types import Choice, Ids, TokenTree, Verdict
 N_CANDIDATES = 20
 # Part of the chances that is always left to tokens nobody named.
 LEAST_REST = 0.01
+# A copy of less than this blended chance does not do without a row: evidence learns where a row was read alone, so a
+# source that was sure and always wrong would keep the drafter out for good.
+LEAST_SURE = 0.4
 
 Scores: TypeAlias = NDArray[np.floating]
 Ranked: TypeAlias = tuple[list[int], list[float]]
@@ -92,7 +95,7 @@ class MixDrafter:
         def read(nodes: list[int]) -> Children:
             for node in nodes:
                 self._ask(r, node)
-            unsure = [n for n in nodes if not fit.evidence.sure(r.guesses[n])]
+            unsure = [n for n in nodes if not _sure(r, fit, n)]
             children = self._read_model(r, fit, unsure, width) if reader else {}
             every = [children[n] if n in children else _by_sources(r, fit, n, width) for n in nodes]
             return Children([tokens for tokens, _ in every], [logprob for _, logprob in every])
@@ -167,6 +170,11 @@ class MixDrafter:
     def close(self) -> None:
         if self._reader:
             self._reader.close()
+
+
+def _sure(r: _Round, fit: _Fit, node: int) -> bool:
+    """Whether the sources know what follows a node, and were right of late where they said so."""
+    return fit.evidence.sure(r.guesses[node]) and max(r.blend[node].values(), default=0.0) >= LEAST_SURE
 
 
 def _by_sources(r: _Round, fit: _Fit, node: int, width: int) -> Ranked:
