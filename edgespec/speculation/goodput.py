@@ -24,7 +24,7 @@ from edgespec.speculation.reliability import N_KINDS, Kinds, Reliability
 from edgespec.speculation.sizing import Sized, best_size, cut
 from edgespec.types import PLAIN, Choice, Ids, Step, TokenTree, Verdict
 
-PROBE_SHARE = 0.0115
+PROBE_SHARE = 0.011
 # Plain steps that may be lost on trials before anything was earned.
 ALLOWANCE = 5.0
 # Rounds of one trial: a drafter that was idle has to read the text first, which more rounds must make up for.
