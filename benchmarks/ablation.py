@@ -1,7 +1,7 @@
 """What each part of the controller and of the sources is worth: every one off, one at a time.
 
-usage: ablation.py CONTROL.json ... [--each 4] [--tokens 48]; results/ablation.json. CONTROL.json: results of control.py,
-for their cost curves. Texts and acceptance are the demo models' own; a pass of the target costs what the curve says, one
+usage: ablation.py CONTROL.json ... [--each 4] [--tokens 48]; results/ablation.json. CONTROL.json: what control.py said,
+for its cost curve. Texts and acceptance are the demo models' own; a pass of the target costs what the curve says, one
 of the drafter DRAFT_MS, so that figures do not depend on what else the machine does. Python's own time is left out.
 """
 

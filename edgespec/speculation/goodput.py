@@ -24,14 +24,14 @@ from edgespec.speculation.reliability import N_KINDS, Kinds, Reliability
 from edgespec.speculation.sizing import Sized, best_size, cut
 from edgespec.types import PLAIN, Choice, Ids, Step, TokenTree, Verdict
 
-PROBE_SHARE = 0.01
+PROBE_SHARE = 0.011
 # Plain steps that may be lost on trials before anything was earned.
-ALLOWANCE = 4.0
+ALLOWANCE = 5.0
 # Rounds of one trial: a drafter that was idle has to read the text first, which more rounds must make up for.
 N_PROBE = 4
 MARGIN = 0.01
 # Rounds that count, roughly; a prior counts as N_PRIOR of them.
-FORGET, N_PRIOR = 0.985, 4.0
+FORGET, N_PRIOR = 0.985, 3.0
 # What is known of an idle arm halves in some 350 rounds of its kind of text.
 FADE = 0.998
 BONUS = 0.25
@@ -54,6 +54,7 @@ class _Arm:
     rounds: list[float] = field(default_factory=lambda: [0.0] * N_KINDS)
     lost: float = 1.0  # plain steps that a trial lost of late
     aside_ms: float = 1.0  # what a round takes besides the target's pass
+    node_ms: float = 0.0  # what drafting takes a node
 
     def aside(self, ms: float) -> float:
         """What to believe of the time beside the pass: a process that was stopped in between says nothing."""
@@ -108,7 +109,7 @@ class GoodputController:
         self._trial: str | None = None
         self._n_trial, self._trial_lost = 0, 0.0
         self._kind, self._n_past = 0, 0
-        self._chances: Any = None
+        self._n_nodes = 0
         self.n_switched = 0
 
     def choose(self, n_rows_left: int, history: Ids) -> Choice:
@@ -121,7 +122,8 @@ class GoodputController:
         if choice.plain:
             return choice
         rows = min(choice.rows, n_rows_left)
-        return replace(choice, rows=rows, min_prob=self._goodput() * self._costs.row_ms(rows, self._n_past))
+        node_ms = self._costs.row_ms(rows, self._n_past) + self._arms[self._trial or self._in_use].node_ms
+        return replace(choice, rows=rows, min_prob=min(self._goodput() * node_ms, 0.9))
 
     def _change_arm(self) -> None:
         best = max(self._arms, key=lambda name: self._arms[name].goodput(self._kind))
@@ -152,6 +154,7 @@ class GoodputController:
         return max(self._arms[self._in_use].goodput(self._kind), 1.0) / self._costs.ms(1, self._n_past)
 
     def size(self, choice: Choice, tree: TokenTree, history: Ids) -> Sized:
+        self._n_nodes = len(tree) - 1
         chances = self._reliability[self._trial or self._in_use].chances(tree, self._kind)
 
         def pass_ms(rows: int) -> float:
@@ -172,6 +175,8 @@ class GoodputController:
         one = self._costs.ms(1, step.n_past)
         arm, n_tokens = self._arms[name], len(step.tokens)
         beside_ms = step.draft_ms + step.overhead_ms
+        if self._n_nodes and not arm.choice.plain:
+            arm.node_ms += 0.2 * (min(step.draft_ms / self._n_nodes, one) - arm.node_ms)
         steps = (self._costs.ms(rows, step.n_past) + arm.aside(beside_ms)) / one
         self._reliability[name].observe(tree, verdict, self._kind)
         here = max(self._arms[self._in_use].goodput(self._kind), 1.0)
