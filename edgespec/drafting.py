@@ -1,7 +1,8 @@
 """What drafts for one loaded model and who decides: sources and what they learnt, drafters by name, controllers.
 
-Names are those of --method and of Choice.drafter: "suffix" and "recycle" alone, "lookup" both of them, "model" the
-drafter alone, "mix" all of them in one tree. State that was learnt goes in and out as plain values.
+Names are those of --method and of Choice.drafter: "suffix" and "recycle" alone, "lookup" both of them, "lookahead" the
+target's own spare rows, "model" the drafter alone, "mix" all but lookahead in one tree. State that was learnt goes in
+and out as plain values.
 Not covered: files (store), opening contexts (loading).
 """
 
@@ -18,6 +19,7 @@ from edgespec.speculation.controllers import Controller, FixedController
 from edgespec.speculation.cost import Curve
 from edgespec.speculation.drafters.automaton import Automaton
 from edgespec.speculation.drafters.base import Drafter, Learner
+from edgespec.speculation.drafters.lookahead import LookaheadDrafter
 from edgespec.speculation.drafters.mix import MixDrafter
 from edgespec.speculation.drafters.model import ModelDrafter
 from edgespec.speculation.drafters.parallel import ParallelDrafter
@@ -55,6 +57,7 @@ class Drafting:
         self._acceptance, self._by_place = acceptance, by_place
         self.suffix = Suffix(automaton or Automaton(N_TOKENS))
         self.recycled = Recycled()
+        self._lookahead = LookaheadDrafter() if asked.method == "lookahead" else None
         self._mixes: dict[str, MixDrafter] = {}
         self._control: GoodputController | None = None
         self._learnt: Mapping[str, Any] = {}
@@ -66,7 +69,9 @@ class Drafting:
 
     @property
     def learners(self) -> tuple[Learner, ...]:
-        return (self.recycled,) if self.sources else ()
+        if not self.sources:
+            return ()
+        return (self.recycled,) if self._lookahead is None else (self.recycled, self._lookahead)
 
     def without_model(self) -> dict[str, Drafter]:
         if not self.sources:
@@ -76,7 +81,8 @@ class Drafting:
             "recycle": MixDrafter([self.recycled]),
             "lookup": MixDrafter([self.suffix, self.recycled]),
         }
-        return self._taught(made)
+        own: dict[str, Drafter] = {} if self._lookahead is None else {"lookahead": self._lookahead}
+        return {**self._taught(made), **own}
 
     def with_model(self, mask_id: int | None, context: Context) -> dict[str, Drafter]:
         """Drafters on one context, which they share; mask_id: of a model that drafts in parallel too."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from edgespec.errors import BadSetting
 from edgespec.types import KV_TYPES, MAX_NODES
 
-METHODS = ("auto", "plain", "model", "parallel", "suffix", "recycle", "lookup", "mix")
+METHODS = ("auto", "plain", "model", "parallel", "suffix", "recycle", "lookup", "lookahead", "mix")
 # These draft with a second model.
 BY_MODEL = ("model", "parallel")
 # Those that need no drafter file: each is a source of drafts, or several.
-SOURCES = ("suffix", "recycle", "lookup", "mix")
+SOURCES = ("suffix", "recycle", "lookup", "lookahead", "mix")
 SHAPES = ("auto", "chain", "tree")
 RULES = ("match", "rejection")
 # Methods whose drafts are draws from known probabilities, as rejection needs them; plain drafts nothing.

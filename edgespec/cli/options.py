@@ -16,7 +16,9 @@ from edgespec.memory import sizes
 from edgespec.settings import Settings
 from edgespec.types import Sampling
 
-_METHOD = "where drafts come from: auto, plain, model, parallel; without a drafter suffix, recycle, lookup; mix: all"
+_METHOD = (
+    "where drafts come from: auto, plain, model, parallel; with no drafter suffix, recycle, lookup, lookahead; mix"
+)
 _MODEL, _ANSWER = "Model and speculation", "Answer"
 
 

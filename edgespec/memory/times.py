@@ -124,8 +124,9 @@ def _prior_ms(model: ModelTimes, where: Where, rows: NDArray[np.int64], machine:
         if model.mixture is not None:
             read = n_bytes - n_experts * (1 - model.mixture.share(rows))
             alone = n_bytes - n_experts * (1 - float(model.mixture.share(one)[0]))
-        # Rows that meet other experts are no dearer than as many passes of one row.
-        total += 1e3 * np.minimum(read * relative, alone * rows) / machine.of(device)
+        # Bound by arithmetic or by reading, whichever takes longer (benchmarks/results/moe_curve.json), and no dearer
+        # than as many passes of one row.
+        total += 1e3 * np.minimum(np.maximum(alone * relative, read), alone * rows) / machine.of(device)
     return total
 
 

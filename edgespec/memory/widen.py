@@ -15,6 +15,7 @@ from edgespec.memory.methods import Method, target_spec
 from edgespec.memory.plan import Plan
 from edgespec.memory.problem import Problem
 from edgespec.memory.sizes import shown
+from edgespec.speculation.spare_rows import LOOKAHEAD_SAMPLED, pays
 from edgespec.types import Choice, PlanLine
 
 # Rows of the widest pass: a copy of 16 costs 3.2 plain steps on f16 (docs/design.md section 8) and can carry 16 tokens.
@@ -37,7 +38,10 @@ def with_sources(problem: Problem, made: Plan, named: str | None) -> Plan:
     leaner = [r for r in made.rungs if problem.predict(r).total_bytes < footprint.total_bytes]
     rungs = (wide, *(replace(r, sources=True, expected=wide.expected) for r in leaner))
     more = footprint.total_bytes - made.footprint.total_bytes
-    what = f"{named}, asked for" if named else f"copies of up to {rows} rows from earlier text, recycled rows"
+    if named == "lookahead" and problem.target.measured is not None:
+        what = pays(problem.target.measured.curve, LOOKAHEAD_SAMPLED).reason
+    else:
+        what = f"{named}, asked for" if named else f"copies of up to {rows} rows from earlier text, recycled rows"
     line = PlanLine("sources", "on", f"{what}; {shown(more)} more")
     lines = [replace(x, value=shown(footprint.total_bytes)) if x.line == "memory" else x for x in made.lines]
     if named:
