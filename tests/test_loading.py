@@ -15,10 +15,11 @@ from edgespec import loading
 from edgespec.backends.fake import FakeModel
 from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.model import LlamaModel
+from edgespec.drafting import Drafting
 from edgespec.errors import Cancelled, DoesNotFit, DrafterUnusable, ModelUnusable
-from edgespec.loading import Drafters, Loader, build, check_vocabulary, drafters_on, placed
+from edgespec.loading import Drafters, Loader, build, check_vocabulary, placed
 from edgespec.memory.configuration import DraftModel, Placement
-from edgespec.memory.source import Source
+from edgespec.settings import Settings
 from edgespec.speculation.acceptance import Acceptance
 from edgespec.speculation.sampling import Noise, Process
 from edgespec.types import Choice, ContextSpec, Sampling, Verdict
@@ -26,6 +27,10 @@ from edgespec.types import Choice, ContextSpec, Sampling, Verdict
 WORDS = (b"a", b"b", b"c", b"d")
 HERE, THERE = Placement(), Placement(3)
 SPEC = ContextSpec(64)
+
+
+def drafting() -> Drafting:
+    return Drafting(Settings(), lambda: list(WORDS), Acceptance(), None)
 
 
 def model(*pieces: bytes) -> LlamaModel:
@@ -138,7 +143,7 @@ def test_a_drafter_that_cannot_draft_leaves_nothing_in_memory(drafters: Drafters
 
 def test_a_context_that_a_drafter_cannot_have_makes_it_unusable(drafters: Drafters) -> None:
     """The ladder goes on without it. Fails when the user's whole request ends there, or a cancel is taken for it."""
-    steps = build(cast(LlamaModel, Weights(Path("good.gguf"), LoadOptions(), lambda _: True)), drafters, Acceptance())
+    steps = build(cast(LlamaModel, Weights(Path("good.gguf"), LoadOptions(), lambda _: True)), drafters, drafting())
     assert steps.draft(DraftModel("good", SPEC)).spec == SPEC
     with pytest.raises(DrafterUnusable, match="no room"):
         steps.draft(DraftModel("good", ContextSpec(65)))
@@ -146,7 +151,7 @@ def test_a_context_that_a_drafter_cannot_have_makes_it_unusable(drafters: Drafte
         steps.target(ContextSpec(65))
     stopped = Loader(LoadOptions(), lambda _what, _done: None, lambda: True)
     with pytest.raises(Cancelled):
-        build(model(*WORDS), Drafters(stopped, {}, model(*WORDS), "", drafters.models), Acceptance()).draft(
+        build(model(*WORDS), Drafters(stopped, {}, model(*WORDS), "", drafters.models), drafting()).draft(
             DraftModel("good", SPEC)
         )
 
@@ -154,22 +159,21 @@ def test_a_context_that_a_drafter_cannot_have_makes_it_unusable(drafters: Drafte
 def test_a_model_drafts_by_masks_only_if_it_has_one() -> None:
     """Fails when a method is offered that the file cannot, or one that it can is left out."""
     context = FakeModel().open(SPEC)
-    plain, masked = (cast(Source, SimpleNamespace(mask_token_id=mask)) for mask in (None, 0))
-    assert list(drafters_on(plain, context)) == ["model"]
-    assert list(drafters_on(masked, context)) == ["model", "parallel"]
+    assert list(drafting().with_model(None, context)) == ["model", "mix"]
+    assert list(drafting().with_model(0, context)) == ["model", "parallel", "mix"]
 
 
 def test_drafters_of_one_context_have_one_past() -> None:
     """Fails when one of them believes in a cache that another has moved on to another conversation."""
     context = FakeModel().open(SPEC)
-    both = drafters_on(cast(Source, SimpleNamespace(mask_token_id=0)), context)
+    every = drafting().with_model(0, context)
     for i, text in enumerate(
         ([1, 2, 3, 4, 5, 6], [7, 8, 9], [1, 2, 3, 4, 5, 6, 7], [7, 8, 9, 1, 2, 3, 4, 5], [7, 8, 6])
     ):
-        name = ("model", "parallel")[i % 2]
+        name = ("model", "parallel", "mix")[i % 3]
         history = np.array(text, np.int32)
-        both[name].draft(history, Choice(name, 4, 3, 1), Process(Sampling(temperature=0)), Noise(0))
-        both[name].commit(np.append(history, np.int32(5)), Verdict((0,), (5,), None))
+        every[name].draft(history, Choice(name, 4, 3, 1), Process(Sampling(temperature=0)), Noise(0))
+        every[name].commit(np.append(history, np.int32(5)), Verdict((0,), (5,), None))
         assert context._slots[0].tokens == text
 
 
