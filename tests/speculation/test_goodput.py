@@ -11,7 +11,7 @@ import pytest
 
 from edgespec.speculation.acceptance import Acceptance
 from edgespec.speculation.cost import Curve
-from edgespec.speculation.goodput import ALLOWANCE, N_PROBE, PROBE_SHARE, GoodputController
+from edgespec.speculation.goodput import ALLOWANCE, MARGIN, N_PROBE, PROBE_SHARE, GoodputController
 from edgespec.speculation.live import LiveCost
 from edgespec.speculation.reliability import Kinds
 from edgespec.speculation.tree import chain
@@ -106,6 +106,19 @@ def test_equal_arms_do_not_alternate() -> None:
     drafters = {"model": always(0.7), "mix": always(0.7)}
     n_switched = [rounds(drafters, seed=seed).steps(1500).controller.n_switched for seed in range(4)]
     assert np.mean(n_switched) < 0.01 * 1500
+
+
+@pytest.mark.parametrize(("gain", "n_switched"), [(0.5 * MARGIN, 0), (3 * MARGIN, 1)])
+def test_an_arm_gives_way_to_one_that_is_better_by_a_margin(gain: float, n_switched: int) -> None:
+    """In use for words, met by a kind of text where the other one is better by this much. Fails when a hair decides."""
+
+    def known(*goodputs: float) -> dict[str, list[float]]:
+        return {"tokens": [1000 * g for g in goodputs], "steps": [1000.0] * 3, "rounds": [12.0] * 3}
+
+    c = controller({"model": 1.5, "mix": 1.5})
+    c.take({"model": known(1.6, 1.5, 1.5), "mix": known(1.5, 1.5 * (1 + gain), 1.5)})
+    c.choose(100, np.full(101, SYMBOL, np.int32))
+    assert c.n_switched == n_switched
 
 
 def test_a_disturbed_pass_does_not_speak_against_its_arm() -> None:
