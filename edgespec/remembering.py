@@ -40,7 +40,10 @@ class Remembered:
         self._said_key = learnt.key(target, None, "said")
         self._n_vocab = n_vocab
         self.warnings: list[str] = []
-        self._control = learnt.load(self._control_key) or {}
+        control, damaged = learnt.load_told(self._control_key)
+        self._control = control or {}
+        if damaged:
+            self.warnings.append(damaged)
         found = tables.load(self._said_key)
         if found.warning:
             self.warnings.append(found.warning)

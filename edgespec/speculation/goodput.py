@@ -29,6 +29,7 @@ PROBE_SHARE = 0.011
 ALLOWANCE = 5.0
 # Rounds of one trial: a drafter that was idle has to read the text first, which more rounds must make up for.
 N_PROBE = 4
+LEAST_TRIED = 4
 MARGIN = 0.01
 # Rounds that count, roughly; a prior counts as N_PRIOR of them.
 FORGET, N_PRIOR = 0.985, 3.0
@@ -36,7 +37,7 @@ FORGET, N_PRIOR = 0.985, 3.0
 FADE = 0.998
 BONUS = 0.25
 # Rounds of earlier sessions that count.
-N_REMEMBERED = 12.0
+N_REMEMBERED = 8.0
 # Sums of discounted rounds come nowhere near; a file that says more is damaged.
 MOST_KEPT = 1e6
 # What one arm learns of a kind of text is told to the other kinds at this weight.
@@ -83,7 +84,7 @@ class _Arm:
 class GoodputController:
     """Decides for one conversation; learns across conversations.
 
-    switched  how often the arm in use has changed
+    n_switched  how often the arm in use has changed
     """
 
     def __init__(
@@ -161,6 +162,8 @@ class GoodputController:
             return self._costs.ms(self._costs.padded(rows), self._n_past)
 
         n = best_size(chances, self._goodput(), pass_ms, self._costs.widths(choice.rows))
+        if self._trial:  # one row would find nothing out
+            n = max(n, min(LEAST_TRIED, len(tree)))
         fill = self._costs.padded(n) - n  # a lone row too, where a wider pass is quicker
         return cut(tree, chances, n, fill if n + fill <= choice.rows else 0)
 

@@ -33,7 +33,12 @@ def key(target: Path, draft: Path | None, method: str) -> str:
 
 
 def load(key: str) -> dict[str, Any] | None:
-    """What was saved under the key, or None.
+    """What was saved under the key, or None; whatever is the matter with the file."""
+    return load_told(key)[0]
+
+
+def load_told(key: str) -> tuple[dict[str, Any] | None, str | None]:
+    """What was saved under the key, or None; and a line for the user where the file was damaged.
 
     A damaged file is renamed to end in .damaged; one of another version stays until the next save.
     """
@@ -41,7 +46,7 @@ def load(key: str) -> dict[str, Any] | None:
     try:
         text = path.read_bytes()
     except OSError:
-        return None
+        return None, None
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -49,9 +54,10 @@ def load(key: str) -> dict[str, Any] | None:
     if not isinstance(found, dict) or found.get("key") != key or not isinstance(found.get("data"), dict):
         with contextlib.suppress(OSError):  # a folder that cannot be written: then it is found damaged again
             os.replace(path, path.with_suffix(".damaged"))
-        return None
+        aside = path.with_suffix(".damaged")
+        return None, f"what was learnt about speed begins anew: {path.name} is damaged; it is now {aside}"
     data: dict[str, Any] = found["data"]
-    return data if found.get("version") == VERSION else None
+    return (data if found.get("version") == VERSION else None), None
 
 
 def save(key: str, data: Mapping[str, Any]) -> str | None:

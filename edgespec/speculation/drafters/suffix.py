@@ -19,7 +19,7 @@ from edgespec.types import Ids
 # Where the trust in a match changes with its length; each is two grades, the higher one where continuations agree.
 LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
 TRUST = (0.0, 0.01, 0.02, 0.01, 0.04, 0.02, 0.08, 0.05, 0.2, 0.1, 0.4, 0.3, 0.8, 0.4, 1.0, 0.5, 1.2)
-N_CONTINUATIONS = 4
+N_CONTINUATIONS, N_COUNTED = 4, 16
 # Tokens that are read again where a conversation was replaced, so that its end still has something to match.
 OVERLAP = 64
 
@@ -59,12 +59,14 @@ class Suffix:
         return self.automaton.advance(place, token)
 
     def guess(self, place: Match) -> Guess:
-        tokens, counts = self.automaton.children(place, N_CONTINUATIONS)
+        tokens, counts = self.automaton.children(place, N_COUNTED)
         while not tokens and place != NOWHERE:
             place = self.automaton.shorter(place)
-            tokens, counts = self.automaton.children(place, N_CONTINUATIONS)
+            tokens, counts = self.automaton.children(place, N_COUNTED)
         if not place.length or not tokens:
             return NOTHING
-        total = max(self.automaton.count(place), sum(counts))
+        total = sum(counts)  # occurrences that nothing follows, such as the one just said, do not count
         grade = 2 * bisect_right(LENGTHS, place.length) - (len(tokens) > 1)
-        return Guess(grade, {token: count / total for token, count in zip(tokens, counts, strict=True)})
+        return Guess(
+            grade, {token: count / total for token, count in zip(tokens[:N_CONTINUATIONS], counts, strict=False)}
+        )
