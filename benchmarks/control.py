@@ -147,10 +147,10 @@ def main() -> None:
     run = Run(args)
     result: dict[str, Any] = {"curve": run.curve.to_dict()}
     if "replay" in args.parts:
-        texts = contest.recorded(run.target, "answers_recorded.jsonl", 128, 24)
+        texts = contest.recorded(run.target, "answers_recorded.jsonl", 96, 20)
         result["replay"] = run.part("replay", run.free, texts, args.minutes)
     if "copies" in args.parts:
-        texts = contest.recorded(run.target, "copies.jsonl", 128)
+        texts = contest.recorded(run.target, "copies.jsonl", 96)
         result["copies"] = run.part("copies", run.free, texts, args.minutes)
     if "generated" in args.parts:
         for temperature in (0.0, 0.8):
