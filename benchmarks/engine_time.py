@@ -46,8 +46,8 @@ class TimedDrafter:
         self.ms += 1e3 * (time.perf_counter() - start) - (self._context.ms - inside)
         return tree
 
-    def commit(self, history, verdict, rows) -> None:
-        self._inner.commit(history, verdict, rows)
+    def commit(self, history, verdict) -> None:
+        self._inner.commit(history, verdict)
 
     def close(self) -> None:
         self._inner.close()

@@ -25,6 +25,7 @@ from edgespec.engine.setup import Setup
 from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.drafters import agreement
 from edgespec.speculation.drafters import model as model_drafter
+from edgespec.speculation.drafters.reader import Reader
 from edgespec.speculation.sampling import Noise
 from edgespec.types import Choice, ContextSpec, Ids, Sampling, Step
 
@@ -89,7 +90,7 @@ class Bench:
         context.evaluate = counting
         draft = TimedContext(context)
         choice = Choice("model", rows, rows - 1, width)
-        engine = Engine(Setup(target, {"model": drafter(draft)}, FixedController(choice), "model", [draft]))
+        engine = Engine(Setup(target, {"model": drafter(Reader(draft))}, FixedController(choice), "model", [draft]))
         n_tokens, n_rounds = [], []
         for i, prompt in enumerate(self._prompts):
             sampling = Sampling(temperature=temperature, seed=i)

@@ -31,7 +31,7 @@ TEMPERATURES = (0.0, 0.8)
 N_DRAFTED = (2, 3, 4, 6, 8)
 CHAINS = tuple(f"chain@{n + 1}" for n in (2, 3, 4, 5, 6, 8))
 TREES = ("tree@4", "tree@6", "tree@8", "tree@12")
-FINAL = ("chain@4", "chain@6", "tree@4", "tree@6", "tree@8")
+FINAL = ("auto", "chain@6", "tree@4", "tree@6", "tree@8")
 SCREENED_LONGEST = 80
 PLAIN, OUR_PLAIN = "llama-server plain", "edgespec plain"
 HEATS: dict[str, tuple[str, ...]] = {
@@ -185,9 +185,17 @@ def _verdict(
     rows = lines(answers, t)
     _print_table(rows, f"final, temperature {t}")
     mine, theirs = (next(iter(fastest(rows, side)), None) for side in ("edgespec", "llama-server"))
+    auto = "edgespec auto" if "edgespec auto" in answers else None
     pairs = {f"{a} over {b}": _both(answers, a, b) for a, b in IDENTICAL.items() if b in answers}
     against = _both(answers, mine, theirs) if mine and theirs else None
-    told = {"identical": pairs, "best_edgespec": mine, "best_llama_server": theirs, "best_over_best": against}
+    alone = _both(answers, auto, theirs) if auto and theirs else None
+    told = {
+        "identical": pairs,
+        "best_edgespec": mine,
+        "best_llama_server": theirs,
+        "best_over_best": against,
+        "auto_over_best": alone,
+    }
     print(json.dumps(told), file=sys.stderr)
     said = sum(said for said, _ in found)
     return {**told, "rows": rows, "share_cut_as_loops": 1 - sum(kept for _, kept in found) / said}

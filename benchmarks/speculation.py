@@ -28,6 +28,7 @@ from edgespec.engine.setup import Setup
 from edgespec.speculation.drafters.model import ModelDrafter
 from edgespec.speculation.drafters.reader import Reader
 from edgespec.speculation.sampling import Noise, Process
+from edgespec.speculation.sizing import Sized, whole
 from edgespec.speculation.tree import chain
 from edgespec.types import PLAIN, Choice, ContextSpec, Rows, Sampling, Span, Step, Verdict
 
@@ -63,10 +64,13 @@ class Switch:
 
     choice = PLAIN
 
-    def choose(self, n_rows_left: int) -> Choice:
+    def choose(self, n_rows_left: int, history: Ids) -> Choice:
         return self.choice
 
-    def observe(self, step: Step) -> None:
+    def size(self, choice: Choice, tree: TokenTree, history: Ids) -> Sized:
+        return whole(tree)
+
+    def observe(self, step: Step, tree: TokenTree, verdict: Verdict) -> None:
         """Fixed."""
 
 
@@ -78,7 +82,7 @@ class Bench:
         wide = ContextSpec(n_ctx=768, max_nodes=32, max_leaves=48, n_threads=threads)
         self.context = TimedContext(self.target.open(spec))
         drafts = [TimedContext(draft.open(wide)) for _ in range(2)]
-        drafters = {"model": ModelDrafter(Reader(drafts[0])), "by probability": ByProbability(drafts[1])}
+        drafters = {"model": ModelDrafter(Reader(drafts[0])), "by probability": ByProbability(Reader(drafts[1]))}
         self.switch = Switch()
         self.engine = Engine(Setup(self.context, drafters, self.switch, "model", drafts))
         self.drafters = {name: (d, c) for (name, d), c in zip(drafters.items(), drafts, strict=True)}

@@ -164,7 +164,7 @@ def test_what_was_asked_for_is_used_and_said() -> None:
 
 
 @pytest.mark.parametrize(
-    "asked", [Settings(method="plain"), Settings(draft="none"), Settings(nodes=1)], ids=["plain", "none", "nodes"]
+    "asked", [Settings(method="plain"), Settings(nodes=1)], ids=["plain", "nodes"]
 )
 def test_plain_decoding_loads_no_drafter(opened: Opened, asked: Settings) -> None:
     """Its memory is what the user wanted to save."""
@@ -172,6 +172,17 @@ def test_plain_decoding_loads_no_drafter(opened: Opened, asked: Settings) -> Non
         assert opened.kinds() == ["LlamaModel", "LlamaContext"]
         assert assistant.engine.method == "plain"
         assert assistant.answer(HI, GREEDY).draft_n == 0
+
+
+def test_without_a_drafter_sources_draft(opened: Opened) -> None:
+    """`-d none` is about files. Fails when it also forbids what needs none, or a drafter is loaded for it."""
+    with open_assistant(Settings(draft="none", context=256)) as assistant:
+        assert opened.kinds().count("LlamaModel") == 1
+        assert plan_of(assistant)["sources"].value == "on"
+        first = assistant.answer(HI, GREEDY)
+        again = assistant.answer(HI, GREEDY)
+        assert again.tokens == first.tokens
+        assert again.n_rounds < len(again.tokens)  # it was said before
 
 
 def test_greedy_answers_with_and_without_a_drafter_are_the_same_under_exact() -> None:

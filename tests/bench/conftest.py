@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from edgespec.assistant import Assistant
+from edgespec.backends.base import Context
 from edgespec.backends.fake import FakeModel
 from edgespec.engine.clock import TimedContext
 from edgespec.engine.loop import Engine
@@ -44,4 +45,13 @@ def bench() -> Workbench:
     choices = {"plain": PLAIN, "chain": Choice("model", 4, 3, 1), "tree": Choice("model", 8, 7, 4)}
     model = cast(Any, MODEL)
     whys = dict.fromkeys(choices, "")
-    return Workbench(cast(Assistant, assistant), choices, whys, Settings(), model, model, ModelDrafter, "key")
+
+    def drafter_on(context: Context) -> ModelDrafter:
+        return ModelDrafter(Reader(context))
+
+    def controller(name: str) -> FixedController:
+        return FixedController(choices[name])
+
+    return Workbench(
+        cast(Assistant, assistant), choices, whys, Settings(), model, model, drafter_on, "key", controller
+    )
