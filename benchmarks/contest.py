@@ -97,7 +97,9 @@ class Corner:
             reader = Reader(contexts[0])
             drafters |= {"model": ModelDrafter(reader), "mix": MixDrafter([suffix, recycled], reader)}
         decides = controller(drafters)
-        return Contestant(Engine(Setup(self.context(), drafters, decides, "contest", contexts, [recycled])), decides)
+        plain = isinstance(decides, FixedController) and decides.choose(ROWS, np.zeros(1, np.int32)).plain
+        setup = Setup(self.context(), drafters, decides, "contest", contexts, () if plain else (suffix, recycled))
+        return Contestant(Engine(setup), decides)
 
 
 def say(contestant: Contestant, text: Text) -> list[Step]:
@@ -131,13 +133,15 @@ def recorded(model: Model, name: str, n_tokens: int, n_most: int | None = None) 
 
 
 def generated(
-    corner: Corner, temperature: float, n_tokens: int, n_each: int, longest: int = 640, least: int = 8
+    corner: Corner, temperature: float, n_tokens: int, n_each: int, longest: int = 96, least: int = 8
 ) -> list[Text]:
     """What plain decoding says to dev prompts, n_each of each category, loops cut; those too short are passed over."""
     plain = corner.fixed(PLAIN)
     by_category: dict[str, list[Text]] = {}
     for number, entry in enumerate(lines_of("prompts_dev.jsonl")):
-        prompt = prompt_ids(corner.target, entry["turns"][0])[-longest:]
+        prompt = prompt_ids(corner.target, entry["turns"][0])
+        if len(prompt) > longest:  # the question's beginning; reading prompts is not what is compared
+            prompt = [*prompt[: longest - 2], *prompt[-2:]]
         found = by_category.setdefault(entry["category"], [])
         if len(found) == n_each:
             continue

@@ -30,7 +30,6 @@ from edgespec.types import PLAIN, Choice, ContextSpec
 DEMO_DRAFT = Path(__file__).resolve().parents[1] / "edgespec" / "demo" / "demo-draft.gguf"
 FIXED = {
     "chain 4": Choice("model", 4, 3, 1),
-    "tree 4": Choice("model", 4, 3, 8),
     "tree 6": Choice("model", 6, 5, 8),
     "tree 8": Choice("model", 8, 7, 8),
 }
@@ -142,15 +141,17 @@ def main() -> None:
     parser.add_argument("--parts", default="replay,copies,generated")
     parser.add_argument("--minutes", type=float, default=4.0, help="of each part, beyond a first repeat")
     parser.add_argument("--tokens", type=int, default=32, help="of generated texts")
+    parser.add_argument("--replays", type=int, default=20)
+    parser.add_argument("--copies", type=int, default=24)
     parser.add_argument("--each", type=int, default=8, help="generated texts of each category")
     args = parser.parse_args()
     run = Run(args)
     result: dict[str, Any] = {"curve": run.curve.to_dict()}
     if "replay" in args.parts:
-        texts = contest.recorded(run.target, "answers_recorded.jsonl", 96, 20)
+        texts = contest.recorded(run.target, "answers_recorded.jsonl", 96, args.replays)
         result["replay"] = run.part("replay", run.free, texts, args.minutes)
     if "copies" in args.parts:
-        texts = contest.recorded(run.target, "copies.jsonl", 96)
+        texts = contest.recorded(run.target, "copies.jsonl", 64, args.copies)
         result["copies"] = run.part("copies", run.free, texts, args.minutes)
     if "generated" in args.parts:
         for temperature in (0.0, 0.8):

@@ -30,7 +30,7 @@ from edgespec.speculation.drafters.reader import Reader
 from edgespec.speculation.sampling import Noise, Process
 from edgespec.speculation.sizing import Sized, whole
 from edgespec.speculation.tree import chain
-from edgespec.types import PLAIN, Choice, ContextSpec, Rows, Sampling, Span, Step, Verdict
+from edgespec.types import PLAIN, Choice, ContextSpec, Ids, Rows, Sampling, Span, Step, TokenTree, Verdict
 
 DRAFT = record.ROOT / "edgespec" / "demo" / "demo-draft.gguf"
 WIDTHS = (1, 2, 3, 4, 5, 6, 8, 12, 16, 24, 32)

@@ -6,8 +6,6 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
 
 from edgespec import explain
 from edgespec.assistant import Assistant
@@ -32,7 +30,7 @@ from edgespec.memory.pressure import read_once
 from edgespec.memory.reasons import described
 from edgespec.passage import passage_ids
 from edgespec.planning import Planner, insists
-from edgespec.remembering import Remembered
+from edgespec.remembering import Remembered, read_corpus
 from edgespec.settings import Settings
 from edgespec.speculation.controllers import Controller
 from edgespec.speculation.cost import Curve
@@ -111,7 +109,8 @@ def _open(
         plans, ladder = opening.settle(methods, rung)
 
         def keep() -> str | None:
-            return opening.keep() or planner.save_learnt()
+            said, speeds = opening.keep(), planner.save_learnt()
+            return said or speeds
 
         stack.callback(keep)
         engine = Engine(ladder.setup, ladder=ladder, n_ctx_train=target.n_ctx_train, draws=draws_for(asked.verify))
@@ -143,7 +142,9 @@ def _open(
     key = planner.curve_key(planner.target, plans[name].configuration.placement)
 
     def controller(name: str) -> Controller:
-        return opening.drafting.controller(plans[name].configuration, methods[name].method)
+        assert opening.drafting is not None
+        opening.drafting.unlearn()
+        return opening.drafting.controller(plans[name].configuration, methods[name])
 
     bench = Workbench(assistant, choices, whys, how, target, draft, _model_drafter, key, controller)
     if len(methods) > 1:
@@ -187,12 +188,12 @@ def _tried_on(target: LlamaModel, asked: Settings, facts: HostFacts, planner: Pl
         return facts
     # Two contexts of the trial as one of twice the size.
     if not planner.affords(ContextSpec(1024, 1, 64, 17, asked.kv_type, 64, planner.n_threads, exact=True)):
-        planner.without_draft("there is no room to try out --exact on this model, so decoding is plain")
-        return facts
+        planner.not_exact("there is no room to try out --exact on this model, so decoding is plain")
+        return replace(facts, exact=False)
     report("trying out --exact on this model", 0.0)
     holds = rows_agree(target, asked.kv_type, exact=True, n_threads=planner.n_threads, n_past=300, n_rounds=5)
     if not holds:
-        planner.without_draft(explain.NOT_EXACT)
+        planner.not_exact(explain.NOT_EXACT)
     return replace(facts, exact=holds)
 
 
@@ -208,6 +209,7 @@ class _Opening:
     cancelled: Cancelled
     warnings: list[str] = field(default_factory=list)
     remembered: Remembered | None = None
+    drafting: Drafting | None = None
 
     def time_passes(self) -> None:
         """Measure what passes cost where it was never measured and could decide something; remembered."""
@@ -232,28 +234,47 @@ class _Opening:
         if curve is not None:
             planner.timed(self.first, curve, draft_curve)
 
-    def _drafting(self) -> Drafting:
-        """What was learnt earlier, and the texts that --corpus names."""
-        planner, asked, target = self.planner, self.planner.asked, self.target
-        draft = planner.draft.path if planner.draft else None
-        known, automaton = planner.known, None
-        if planner.sources(asked):
-            with contextlib.suppress(OSError):
+    def draft_from(self, methods: Mapping[str, Settings], sources: bool) -> None:
+        """Sources with what was learnt earlier and the texts that --corpus names; several methods begin with nothing,
+        since they are compared."""
+        planner, asked, known, target = self.planner, self.planner.asked, self.planner.known, self.target
+        automaton = None
+        if sources and asked.remember and len(methods) == 1:
+            draft = planner.draft.path if planner.draft else None
+            with contextlib.suppress(OSError):  # a model's file that is gone: nothing is remembered of it
                 self.remembered = Remembered(planner.target.path, draft, target.n_vocab)
                 automaton = self.remembered.automaton()
-                if asked.corpus is not None:
-                    self.report("reading the corpus", 0.0)
-                    tokenize = partial(target.tokenize, special=False)
-                    self.warnings.append(self.remembered.read(Path(asked.corpus), automaton, tokenize))
-        made = Drafting(asked, target.pieces, known.acceptance, known.curve, automaton, known.by_place)
+        names = [settings.method for settings in methods.values()]
+        self.drafting = Drafting(
+            asked,
+            target.pieces,
+            known.acceptance,
+            known.curve,
+            automaton,
+            known.by_place,
+            sources=sources,
+            methods=names,
+        )
         if self.remembered is not None:
-            self.remembered.teach(made)
+            self.remembered.teach(self.drafting)
             self.warnings += self.remembered.warnings
-        return made
+        if self.planner.corpus is not None:
+            self.report("reading the corpus", 0.0)
+            automaton = self.drafting.suffix.automaton
+            if self.remembered is None:
+                told = read_corpus(self.planner.corpus, automaton, self._tokenize)
+            else:
+                told = self.remembered.read(self.planner.corpus, automaton, self._tokenize)
+            self.warnings.append(told)
+
+    def _tokenize(self, text: bytes) -> list[int]:
+        if self.cancelled():
+            raise Cancelled("stopped while reading the corpus")
+        return self.target.tokenize(text, special=False)
 
     def keep(self) -> str | None:
         """Save what sources learnt; a warning where that failed."""
-        return self.remembered.keep(self.drafting) if self.remembered else None
+        return self.remembered.keep(self.drafting) if self.remembered and self.drafting else None
 
     def _timed(
         self, model: LlamaModel, seconds: Sequence[float], key: str, widths: Sequence[int], kv_type: str
@@ -294,7 +315,9 @@ class _Opening:
             rungs = made.rungs if len(plans) == 1 else (_roomy([p.configuration for p in plans.values()]),)
             if all(r.draft is None for r in rungs):
                 self.drafters.close()
-            self.drafting = self._drafting()
+            if self.drafting is None:
+                self.draft_from(methods, any(r.sources for r in rungs))
+            assert self.drafting is not None
             steps = build(self.target, self.drafters, self.drafting)
             start = _begin_at(rungs, rung)
             try:
@@ -329,6 +352,8 @@ def _roomy(every: Sequence[Configuration]) -> Configuration:
     widest = Choice(drafting[0].choice.drafter, rows, depth, width)
     like = next((c for c in drafting if c.draft), drafting[0])
     rows = max(rows, *(c.target.max_nodes for c in every))
+    width = max(width, *(2 if c.target.max_leaves > 1 else 1 for c in every))
+    widest = replace(widest, rows=rows, width=width)
     target = target_spec(replace(like.target, n_ctx=min(c.target.n_ctx for c in every)), widest)
     draft = like.draft
     if draft is not None:

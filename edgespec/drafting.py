@@ -8,11 +8,12 @@ Not covered: files (store), opening contexts (loading).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from edgespec.backends.base import Context
 from edgespec.memory.configuration import Configuration
+from edgespec.memory.forecast import N_TEXT_TOKENS
 from edgespec.settings import SOURCES, Settings
 from edgespec.speculation.acceptance import Acceptance
 from edgespec.speculation.controllers import Controller, FixedController
@@ -34,7 +35,7 @@ from edgespec.speculation.reliability import Kinds, classes_of
 from edgespec.types import Choice
 
 # Tokens of text that drafts are copied from: the conversation, past ones, files.
-N_TOKENS = 1 << 17
+N_TOKENS = N_TEXT_TOKENS
 # What is expected of sources where nothing was learnt: hardly more than plain decoding, but hardly anything is lost.
 LOOKUP_GOODPUT, MIX_BONUS = 1.02, 0.01
 
@@ -50,28 +51,31 @@ class Drafting:
         curve: Curve | None,
         automaton: Automaton | None = None,
         by_place: ByPlace | None = None,
+        *,
+        sources: bool = True,
+        methods: Collection[str] = (),
     ) -> None:
         """pieces: bytes of each id, asked for where something decides by them; curve: None where none was measured;
-        acceptance, by_place: of the drafter's trees and of its parallel ones, for the next plan."""
+        acceptance, by_place: of the drafter's trees and of its parallel ones, for the next plan; sources: whether they
+        may draft; methods: those that will be asked for, where it is more than one (bench). Under the rule of rejection
+        nothing can draft that has no draft probabilities."""
         self._asked, self._pieces, self._curve = asked, pieces, curve
         self._acceptance, self._by_place = acceptance, by_place
+        self.sources = sources and asked.verify == "match"
         self.suffix = Suffix(automaton or Automaton(N_TOKENS))
         self.recycled = Recycled()
-        self._lookahead = LookaheadDrafter() if asked.method == "lookahead" else None
+        self._lookahead = LookaheadDrafter() if "lookahead" in (asked.method, *methods) else None
         self._mixes: dict[str, MixDrafter] = {}
         self._control: GoodputController | None = None
         self._learnt: Mapping[str, Any] = {}
-
-    @property
-    def sources(self) -> bool:
-        """Whether sources may draft; under the rule of rejection nothing can that has no draft probabilities."""
-        return self._asked.verify == "match"
+        self._kinds: Kinds | None = None
 
     @property
     def learners(self) -> tuple[Learner, ...]:
         if not self.sources:
             return ()
-        return (self.recycled,) if self._lookahead is None else (self.recycled, self._lookahead)
+        own = (self.suffix, self.recycled)
+        return own if self._lookahead is None else (*own, self._lookahead)
 
     def without_model(self) -> dict[str, Drafter]:
         if not self.sources:
@@ -87,11 +91,14 @@ class Drafting:
     def with_model(self, mask_id: int | None, context: Context) -> dict[str, Drafter]:
         """Drafters on one context, which they share; mask_id: of a model that drafts in parallel too."""
         reader = Reader(context)
-        if not self.sources:
+        if self._asked.verify == "rejection":
             return {"model": SampledDrafter(reader)}
-        parallel = {} if mask_id is None else {"parallel": ParallelDrafter(reader, mask_id)}
-        mix = self._taught({"mix": MixDrafter([self.suffix, self.recycled], reader)})
-        return {"model": ModelDrafter(reader), **parallel, **mix}
+        made: dict[str, Drafter] = {"model": ModelDrafter(reader)}
+        if mask_id is not None:
+            made["parallel"] = ParallelDrafter(reader, mask_id)
+        if self.sources:
+            made |= self._taught({"mix": MixDrafter([self.suffix, self.recycled], reader)})
+        return made
 
     def _taught(self, made: dict[str, MixDrafter]) -> dict[str, Drafter]:
         for name, drafter in made.items():
@@ -99,26 +106,30 @@ class Drafting:
         self._mixes |= made
         return dict(made)
 
-    def controller(self, c: Configuration, method: str | None = None) -> Controller:
-        """What decides each round of a configuration; method: another one than was asked for (bench)."""
-        asked = self._asked.method if method is None else method
-        arms = self._arms(c) if asked == "auto" else {}
-        if asked in SOURCES and self._asked.nodes is None and not c.choice.plain:
-            arms = {asked: (c.choice, 1.0)}  # sized to what passes cost, but never switched off
+    def controller(self, c: Configuration, asked: Settings | None = None) -> Controller:
+        """What decides each round of a configuration; asked: other settings than it was loaded for (bench)."""
+        asked = asked or self._asked
+        arms = self._arms(c, asked) if asked.method == "auto" else {}
+        if asked.method in SOURCES and asked.nodes is None and not c.choice.plain:
+            arms = {asked.method: (c.choice, 1.0)}  # sized to what passes cost, but never switched off
         if not arms or self._curve is None:
-            return FixedController(c.choice, self._by_place if c.choice.drafter == "parallel" else self._acceptance)
-        kinds = Kinds(classes_of(self._pieces()))
-        made = GoodputController(arms, LiveCost(self._curve), kinds, self._acceptance, plain=asked == "auto")
+            learns = {"model": self._acceptance, "parallel": self._by_place}
+            return FixedController(c.choice, learns.get(c.choice.drafter))
+        if self._kinds is None:
+            self._kinds = Kinds(classes_of(self._pieces()))
+        made = GoodputController(
+            arms, LiveCost(self._curve), self._kinds, self._acceptance, plain=asked.method == "auto"
+        )
         self._learnt = {**self._learnt, "control": self._control_so_far()}
         made.take(self._kept("control"))
         self._control = made
         return made
 
-    def _arms(self, c: Configuration) -> dict[str, tuple[Choice, float]]:
+    def _arms(self, c: Configuration, asked: Settings) -> dict[str, tuple[Choice, float]]:
         """What auto decides between, and the goodput it begins with."""
         most = c.target.max_nodes
-        width = 1 if self._asked.shape == "chain" or c.target.max_leaves <= 1 else 8
-        depth = self._asked.depth or most - 1
+        width = 1 if asked.shape == "chain" or c.target.max_leaves <= 1 else 8
+        depth = asked.depth or most - 1
         arms: dict[str, tuple[Choice, float]] = {}
         if c.draft is not None and not c.choice.plain:
             expected = c.expected or 1.2
@@ -128,6 +139,14 @@ class Drafting:
         if c.sources and most > 2:
             arms["lookup"] = Choice("lookup", most, depth, width), LOOKUP_GOODPUT
         return arms
+
+    def unlearn(self) -> None:
+        """Begin anew, as if nothing had been said or seen: what is measured must not be copied from the last run."""
+        self.suffix.clear(N_TOKENS)
+        self.recycled.clear()
+        for mix in self._mixes.values():
+            mix.unlearn()
+        self._control, self._learnt = None, {}
 
     def take(self, learnt: Mapping[str, Any] | None) -> None:
         """Begin with what `learnt` gave earlier; what makes no sense counts as nothing learnt."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from pathlib import Path
 
 from edgespec import explain
 from edgespec.backends.llama_cpp.load import LoadOptions
@@ -28,6 +29,7 @@ from edgespec.speculation.acceptance import Acceptance, from_dict
 from edgespec.speculation.cost import Curve
 from edgespec.speculation.places import ByPlace, by_place_from_dict
 from edgespec.store import learnt
+from edgespec.store.corpus import Corpus
 from edgespec.store.registry import Entry, resolve
 from edgespec.types import ContextSpec
 
@@ -54,8 +56,21 @@ class Planner:
         n_bytes = sum(source.shape.weight_bytes for source in (self.target, self.draft) if source)
         self.machine: Machine = survey.look(facts.extra_buffers, self.n_threads, program_bytes, n_bytes, asked.budget)
         self.known = Known()
+        self.corpus = self._corpus(asked)
         self._remember()
         self._set_forecast()
+
+    def _corpus(self, asked: Settings) -> Corpus | None:
+        """Raises BadSetting for a path that is not there, or where nothing could copy from it."""
+        if asked.corpus is None:
+            return None
+        if not asked.corpus.strip():
+            raise BadSetting("--corpus names nothing; name a text file or a folder of them")
+        if not self.sources(asked):
+            raise BadSetting(
+                "--corpus is there to copy drafts from, and nothing here does that; use --method auto or lookup"
+            )
+        return Corpus(Path(asked.corpus).expanduser())
 
     def _why_plain(self, asked: Settings) -> str:
         """Raises BadSetting where flags contradict each other."""
@@ -115,6 +130,11 @@ class Planner:
         options = LoadOptions(self._facts.extra_buffers, self._facts.exact)
         self.forecast = Forecast(self.machine.host, self.target, drafts, options)
 
+    def not_exact(self, why: str) -> None:
+        """--exact does not hold here: nothing drafts, sources included."""
+        self._facts = replace(self._facts, exact=False)
+        self.without_draft(why)
+
     def without_draft(self, why: str) -> None:
         """Nothing drafts from now on."""
         self.draft, self.why_plain = None, why
@@ -131,6 +151,9 @@ class Planner:
         """For what was asked, or for other settings of the same model; raises DoesNotFit, BadSetting."""
         asked = settings or self.asked
         named = asked.method if asked.method in SOURCES else None
+        if named == "mix" and self.draft is None:
+            raise DrafterUnusable(f"--method mix needs a drafter ({self.why_plain}); use --method lookup without one")
+        self._check_rows(asked)
         inner = asked
         if self.why_plain or self.draft is None or named not in (None, "mix"):
             inner = replace(asked, method="plain", draft=None)
@@ -139,6 +162,11 @@ class Planner:
         problem = survey.problem(inner, self.machine, self.target, self.draft, self.known, self.forecast)
         made = plan(problem)
         return with_sources(problem, made, named) if self.sources(asked) else made
+
+    def _check_rows(self, asked: Settings) -> None:
+        """Raises BadSetting where no pass can have the rows that sources were asked for."""
+        if self.sources(asked):
+            survey.check_rows(replace(asked, method="auto", draft=None), trees=True)
 
     def sources(self, asked: Settings) -> bool:
         """Whether texts and rows of before may take part in drafting."""

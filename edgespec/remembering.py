@@ -6,8 +6,6 @@ passed over with a line for the user, never fatal. Not covered: the files (store
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from edgespec.store.corpus import Corpus, Counts
 
 # Of the tokens that drafts may be copied from, those that files may take at most.
 CORPUS_TOKENS = N_TOKENS // 2
-_RECYCLED = "recycled-"
+_RECYCLED, _CORPUS = "recycled-", "corpus"
 
 Tokenize = Callable[[bytes], list[int]]
 
@@ -48,11 +46,14 @@ class Remembered:
         if found.warning:
             self.warnings.append(found.warning)
         self._arrays: Mapping[str, Any] = found.arrays or {}
-        self._corpus = str(self._control.get("corpus", ""))
+        mark = self._arrays.get(_CORPUS, np.zeros(0, np.uint8))
+        self._corpus = bytes(mark.astype(np.uint8)).decode(
+            "ascii", "replace"
+        )  # in the texts' own file: true of it alone
 
     def automaton(self) -> Automaton:
         """What was said before; anew where there is nothing that could be used."""
-        said = {name: a for name, a in self._arrays.items() if not name.startswith(_RECYCLED)}
+        said = {n: a for n, a in self._arrays.items() if n != _CORPUS and not n.startswith(_RECYCLED)}
         if not said:
             return Automaton(N_TOKENS)
         try:
@@ -63,7 +64,7 @@ class Remembered:
             self.warnings.append(tables.discard(self._said_key, str(error)))
             self._arrays = {}
             return Automaton(N_TOKENS)
-        if kept.n_tokens > N_TOKENS // 2:  # room for this session, and for files that are read again
+        if kept.n_tokens > 3 * N_TOKENS // 4:  # room for this session, and for files that are read again
             kept, self._corpus = kept.compacted(N_TOKENS // 4, N_TOKENS), ""
         kept.separate()
         return kept
@@ -82,37 +83,40 @@ class Remembered:
         if rows and not drafting.recycled.take(rows, self._n_vocab):
             self.warnings.append(tables.discard(self._said_key, "its recycled rows are of another kind"))
 
-    def read(self, path: Path, automaton: Automaton, tokenize: Tokenize) -> str:
-        """Read the texts below path into the automaton, unless those very files are in it; one line about them.
-
-        Raises BadSetting where there is no such path.
-        """
-        corpus = Corpus(path)
-        mark = _mark(path)
+    def read(self, corpus: Corpus, automaton: Automaton, tokenize: Tokenize) -> str:
+        """Read texts into the automaton, unless these very files are in it; one line about them."""
+        mark = corpus.mark()
         if mark == self._corpus and automaton.n_tokens:
-            return f"--corpus {path}: as it was read before"
-        n_tokens = n_texts = 0
-        for text in corpus:
-            ids = tokenize(text)[: CORPUS_TOKENS - n_tokens]
-            automaton.separate()
-            automaton.extend(ids)
-            n_tokens, n_texts = n_tokens + len(ids), n_texts + 1
-            if n_tokens >= CORPUS_TOKENS:
-                break
-        automaton.separate()
+            return f"--corpus {corpus.path}: as it was read before"
+        told = read_corpus(corpus, automaton, tokenize)
         self._corpus = mark
-        return _told(path, corpus.counts, n_tokens)
+        return told
 
     def keep(self, drafting: Drafting) -> str | None:
         """Save all of it; a warning where that failed."""
         try:
-            said = learnt.save(self._control_key, {**drafting.learnt(), "corpus": self._corpus})
+            said = learnt.save(self._control_key, drafting.learnt())
             recycled = {_RECYCLED + name: a for name, a in drafting.recycled.arrays().items()}
             automaton = drafting.suffix.automaton
             rows = automaton.arrays().named() if automaton.n_tokens else {}
-            return tables.save(self._said_key, {**rows, **recycled}) or said
+            mark = {_CORPUS: np.frombuffer(self._corpus.encode(), np.uint8)}
+            return tables.save(self._said_key, {**rows, **recycled, **mark}) or said
         except (OSError, ValueError) as error:
             return f"what this conversation taught about drafting was not kept: {error}"
+
+
+def read_corpus(corpus: Corpus, automaton: Automaton, tokenize: Tokenize) -> str:
+    """Read texts into the automaton, CORPUS_TOKENS of them at most; one line about what became of the files."""
+    n_tokens = 0
+    for text in corpus:
+        ids = tokenize(text)[: CORPUS_TOKENS - n_tokens]
+        automaton.separate()
+        automaton.extend(ids)
+        n_tokens += len(ids)
+        if n_tokens >= CORPUS_TOKENS:
+            break
+    automaton.separate()
+    return _told(corpus.path, corpus.counts, n_tokens)
 
 
 def _told(path: Path, counts: Counts, n_tokens: int) -> str:
@@ -129,21 +133,3 @@ def _told(path: Path, counts: Counts, n_tokens: int) -> str:
     skipped = f"; passed over: {', '.join(passed)}" if passed else ""
     full = f"; more than {CORPUS_TOKENS} tokens are not taken" if n_tokens >= CORPUS_TOKENS or counts.cut else ""
     return f"--corpus {path}: {counts.n_read} texts, {n_tokens} tokens to copy from{skipped}{full}"
-
-
-def _mark(path: Path) -> str:
-    """Changes when a file below the path does: names, sizes and times of the first some thousand."""
-    digest = hashlib.sha256(str(path.resolve()).encode())
-    n = 0
-    for folder, folders, names in os.walk(path) if path.is_dir() else [(str(path.parent), [], [path.name])]:
-        folders.sort()
-        for name in sorted(names):
-            try:
-                status = os.lstat(os.path.join(folder, name))
-            except OSError:
-                continue
-            digest.update(f"{name} {status.st_size} {status.st_mtime_ns}\n".encode())
-            n += 1
-            if n > 5000:
-                return digest.hexdigest()
-    return digest.hexdigest()

@@ -26,6 +26,7 @@ class Settings:
     budget  bytes edgespec may take on all devices together; None: what is free, less a margin
     verify  how drafts are verified at temperatures above 0: both say what the target would
     corpus  a text file or a folder of them that drafts may be copied from
+    remember  keep texts and what they taught for later drafts
     """
 
     model: str | None = None
@@ -41,6 +42,7 @@ class Settings:
     budget: int | None = None
     verify: str = "match"
     corpus: str | None = None
+    remember: bool = True
 
     def __post_init__(self) -> None:
         for name, value, known in (

@@ -163,9 +163,7 @@ def test_what_was_asked_for_is_used_and_said() -> None:
         assert answer.draft_n <= 3 * answer.n_rounds
 
 
-@pytest.mark.parametrize(
-    "asked", [Settings(method="plain"), Settings(nodes=1)], ids=["plain", "nodes"]
-)
+@pytest.mark.parametrize("asked", [Settings(method="plain"), Settings(nodes=1)], ids=["plain", "nodes"])
 def test_plain_decoding_loads_no_drafter(opened: Opened, asked: Settings) -> None:
     """Its memory is what the user wanted to save."""
     with open_assistant(replace(asked, context=128)) as assistant:

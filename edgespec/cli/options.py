@@ -55,6 +55,10 @@ Budget = Annotated[
 Corpus = Annotated[
     str | None, _load(("--corpus",), "CORPUS", "a text file, or a folder of them, that drafts may be copied from")
 ]
+Remember = Annotated[
+    bool,
+    _load(("--remember/--no-remember",), "REMEMBER", "keep texts of conversations on this machine, for later drafts"),
+]
 Verify = Annotated[
     str, _load(("--verify",), "VERIFY", "match or rejection: how sampled drafts are verified (both are lossless)")
 ]
@@ -87,6 +91,7 @@ class Loading:
     budget: Budget = None
     verify: Verify = "match"
     corpus: Corpus = None
+    remember: Remember = True
 
     def settings(self, method: str = "auto", shape: str = "auto") -> Settings:
         """Raises BadSetting for values no model could meet, before anything is loaded."""

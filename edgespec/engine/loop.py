@@ -176,10 +176,8 @@ class Engine:
         history = self._ids[: self._n]
         choice = PLAIN if len(lead) else setup.controller.choose(n_left, history)
         drafter = None if choice.plain else setup.drafters[choice.drafter]
-        if drafter:
-            sized = setup.controller.size(choice, drafter.draft(history, choice, process, noise), history)
-        else:
-            sized = whole(single(int(history[-1])))
+        drafted = drafter.draft(history, choice, process, noise) if drafter else single(int(history[-1]))
+        sized = whole(drafted) if len(lead) else setup.controller.size(choice, drafted, history)
         tree = sized.tree
         read, n_lead = (below(lead, tree), len(lead)) if len(lead) else (tree, 0)
         span = Span(SLOT, read, np.arange(len(read), dtype=np.int32), n_silent=n_lead)
@@ -190,8 +188,9 @@ class Engine:
         self._target.keep(SLOT, [*range(n_lead), *(n_lead + n for n in verdict.path)] if n_lead else verdict.path)
         self._ids[self._n : self._n + len(verdict.tokens)] = verdict.tokens
         self._n += len(verdict.tokens)
+        as_drafted = sized.as_drafted(verdict)
         if drafter:
-            drafter.commit(self._ids[: self._n], sized.as_drafted(verdict))
+            drafter.commit(self._ids[: self._n], as_drafted)
         target_ms = self._target.ms - target_ms
         draft_ms = sum(c.ms for c in setup.draft_contexts) - draft_ms
         total = 1e3 * (time.perf_counter() - start)
@@ -199,7 +198,7 @@ class Engine:
             tokens=verdict.tokens,
             choice=choice,
             n_drafted=sized.n_drafted,
-            n_accepted=verdict.n_accepted,
+            n_accepted=as_drafted.n_accepted,
             target_ms=target_ms,
             draft_ms=draft_ms,
             overhead_ms=total - target_ms - draft_ms,

@@ -172,7 +172,7 @@ def problem(
     _check_weights(settings, machine, target, forecast)
     methods: tuple[Method, ...] = ()
     if draft is not None:
-        _check_rows(settings, trees=not target.shape.recurrent)
+        check_rows(settings, trees=not target.shape.recurrent)
         methods = _methods(draft, machine, known)
     return Problem(
         settings=settings,
@@ -195,7 +195,7 @@ def _methods(draft: Source, machine: Machine, known: Known) -> tuple[Method, ...
     return chain, from_masks(name, wave, n_bytes, lambda width: known.by_place.by_rank(False, width), devices)
 
 
-def _check_rows(settings: Settings, trees: bool) -> None:
+def check_rows(settings: Settings, trees: bool) -> None:
     """Raises BadSetting where no pass can have the rows that were asked for, whether or not it pays to draft."""
     if settings.nodes is None or settings.method == "plain" or settings.draft == "none":
         return

@@ -36,7 +36,7 @@ def with_sources(problem: Problem, made: Plan, named: str | None) -> Plan:
     if not _fits(problem, footprint):
         return made
     leaner = [r for r in made.rungs if problem.predict(r).total_bytes < footprint.total_bytes]
-    rungs = (wide, *(replace(r, sources=True, expected=wide.expected) for r in leaner))
+    rungs = (wide, *(_with_choice(replace(r, sources=True, expected=wide.expected), named) for r in leaner))
     more = footprint.total_bytes - made.footprint.total_bytes
     if named == "lookahead" and problem.target.measured is not None:
         what = pays(problem.target.measured.curve, LOOKAHEAD_SAMPLED).reason
@@ -66,7 +66,7 @@ def _widened(problem: Problem, c: Configuration, choice: Choice, named: str | No
     drafts = replace(c.choice, rows=choice.rows, depth=choice.depth, width=choice.width)
     base = replace(c, target=target, choice=drafts, draft=None)
     draft = replace(c, target=target, choice=drafts, sources=True)
-    for variant in _method(problem).variants(base, c.draft.placement):
+    for variant in _method(problem, c.choice.drafter).variants(base, c.draft.placement):
         like = variant.draft
         if like and (like.context.kv_type, like.window) == (c.draft.context.kv_type, c.draft.window):
             draft = replace(draft, draft=like)
@@ -74,8 +74,18 @@ def _widened(problem: Problem, c: Configuration, choice: Choice, named: str | No
     return replace(draft, choice=replace(drafts, drafter=named)) if named else draft
 
 
-def _method(problem: Problem) -> Method:
-    return next(m for m in problem.methods if m.name == "model")
+def _with_choice(rung: Configuration, named: str | None) -> Configuration:
+    """A leaner rung that drafts as was asked for: with a drafter if that takes part, else in what rows it has."""
+    if named is None or (rung.choice.plain and named == "mix"):
+        return rung
+    if not rung.choice.plain:
+        return replace(rung, choice=replace(rung.choice, drafter=named))
+    rows = rung.target.max_nodes
+    return replace(rung, choice=Choice(named, rows, rows - 1, WIDTH if rung.target.max_leaves > 1 else 1))
+
+
+def _method(problem: Problem, name: str) -> Method:
+    return next(m for m in problem.methods if m.name == name)
 
 
 def _fits(problem: Problem, footprint: Footprint) -> bool:

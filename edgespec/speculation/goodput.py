@@ -22,7 +22,7 @@ from edgespec.speculation.acceptance import Acceptance
 from edgespec.speculation.live import LiveCost
 from edgespec.speculation.reliability import N_KINDS, Kinds, Reliability
 from edgespec.speculation.sizing import Sized, best_size, cut
-from edgespec.types import PLAIN, Choice, Ids, Step, TokenTree, Verdict
+from edgespec.types import MAX_NODES, PLAIN, Choice, Ids, Step, TokenTree, Verdict
 
 PROBE_SHARE = 0.011
 # Plain steps that may be lost on trials before anything was earned.
@@ -30,7 +30,11 @@ ALLOWANCE = 5.0
 # Rounds of one trial: a drafter that was idle has to read the text first, which more rounds must make up for.
 N_PROBE = 4
 LEAST_TRIED = 4
+# A plain round may be filled up to so many rows: every context has room for them.
+MOST_PLAIN = 2
 MARGIN = 0.01
+# So many first rounds are believed whatever they take: a slow drafter must not look quick in the rounds that decide.
+N_BELIEVED = 3
 # Rounds that count, roughly; a prior counts as N_PRIOR of them.
 FORGET, N_PRIOR = 0.985, 3.0
 # What is known of an idle arm halves in some 350 rounds of its kind of text.
@@ -54,13 +58,17 @@ class _Arm:
     steps: list[float] = field(default_factory=lambda: [0.0] * N_KINDS)
     rounds: list[float] = field(default_factory=lambda: [0.0] * N_KINDS)
     lost: float = 1.0  # plain steps that a trial lost of late
-    aside_ms: float = 1.0  # what a round takes besides the target's pass
+    aside_ms: float = 0.0  # what a round takes besides the target's pass
+    n_aside: int = 0
     node_ms: float = 0.0  # what drafting takes a node
 
     def aside(self, ms: float) -> float:
         """What to believe of the time beside the pass: a process that was stopped in between says nothing."""
-        ms = min(max(ms, 0.0), 4 * self.aside_ms + 1.0)
-        self.aside_ms += 0.1 * (ms - self.aside_ms)
+        self.n_aside += 1
+        if self.n_aside > N_BELIEVED:
+            ms = min(ms, 4 * self.aside_ms + 1.0)
+        ms = max(ms, 0.0)
+        self.aside_ms += max(1 / self.n_aside, 0.1) * (ms - self.aside_ms)
         return ms
 
     def goodput(self, kind: int) -> float:
@@ -165,7 +173,7 @@ class GoodputController:
         if self._trial:  # one row would find nothing out
             n = max(n, min(LEAST_TRIED, len(tree)))
         fill = self._costs.padded(n) - n  # a lone row too, where a wider pass is quicker
-        return cut(tree, chances, n, fill if n + fill <= choice.rows else 0)
+        return cut(tree, chances, n, fill if n + fill <= max(choice.rows, MOST_PLAIN) else 0)
 
     def observe(self, step: Step, tree: TokenTree, verdict: Verdict) -> None:
         rows = len(tree)
@@ -178,9 +186,11 @@ class GoodputController:
         one = self._costs.ms(1, step.n_past)
         arm, n_tokens = self._arms[name], len(step.tokens)
         beside_ms = step.draft_ms + step.overhead_ms
-        if self._n_nodes and not arm.choice.plain:
-            arm.node_ms += 0.2 * (min(step.draft_ms / self._n_nodes, one) - arm.node_ms)
-        steps = (self._costs.ms(rows, step.n_past) + arm.aside(beside_ms)) / one
+        believed_ms = arm.aside(beside_ms)
+        steps = (self._costs.ms(rows, step.n_past) + believed_ms) / one
+        if not arm.choice.plain:  # a round that caught up with the text says nothing of its nodes
+            own_ms = min(step.draft_ms, believed_ms) / self._n_nodes if self._n_nodes else 0.0
+            arm.node_ms += 0.2 * (min(own_ms, one) - arm.node_ms)
         self._reliability[name].observe(tree, verdict, self._kind)
         here = max(self._arms[self._in_use].goodput(self._kind), 1.0)
         arm.observe(self._kind, n_tokens, steps)
@@ -218,7 +228,7 @@ class GoodputController:
                 continue
             self._reliability[name].take(kept.get("reliability"))
             tokens, steps, rounds = (_sums(kept.get(part)) for part in ("tokens", "steps", "rounds"))
-            if tokens and steps and rounds:
+            if tokens and steps and rounds and all(t <= MAX_NODES * s for t, s in zip(tokens, steps, strict=True)):
                 n = max(*rounds, N_REMEMBERED) / N_REMEMBERED
                 arm.tokens, arm.steps, arm.rounds = ([x / n for x in s] for s in (tokens, steps, rounds))
         self._in_use = max(self._arms, key=lambda name: self._arms[name].goodput(0))

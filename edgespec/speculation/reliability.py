@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,8 @@ N_KINDS = 3
 # Hits that a place is imagined to have had with the overall factor; older ones fade.
 N_PRIOR, FORGET = 6.0, 0.995
 MOST = 0.995
+# More than so many rounds at FORGET never add up to.
+MOST_COUNTED = 1e6
 
 
 class Reliability:
@@ -82,7 +83,7 @@ class Reliability:
             counts = np.array(data, np.float64)
         except (TypeError, ValueError, OverflowError):
             return
-        if counts.shape == self._counts.shape and np.all(np.isfinite(counts)) and np.all(counts >= 0):
+        if counts.shape == self._counts.shape and np.all((counts >= 0) & (counts <= MOST_COUNTED)):
             self._counts, self._factors = counts, {}
 
 
@@ -120,9 +121,3 @@ def classes_of(pieces: list[bytes]) -> NDArray[np.int8]:
         return 0 if any(b >= 128 or 65 <= b & 0xDF <= 90 for b in piece) else 1
 
     return np.array([kind(piece) for piece in pieces], np.int8)
-
-
-def read(data: Mapping[str, Any], name: str) -> Reliability:
-    found = Reliability()
-    found.take(data.get(name))
-    return found

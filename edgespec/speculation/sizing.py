@@ -64,7 +64,7 @@ def best_size(
 
 
 def cut(tree: TokenTree, chances: NDArray[np.floating], n: int, fill: int = 0) -> Sized:
-    """The n likeliest nodes, and `fill` more below the root that are not meant to be accepted.
+    """The n likeliest nodes, and `fill` more below the last one that are not meant to be accepted.
 
     A parent stands before its children where they are as likely, so that every part is a tree. A tree of draws stays
     whole: one that is left out for what it is makes draws of the others no longer (docs/rejection.md).
@@ -83,16 +83,13 @@ def cut(tree: TokenTree, chances: NDArray[np.floating], n: int, fill: int = 0) -
 
 
 def _filled(part: TokenTree, kept: list[int], fill: int) -> Sized:
-    """Fillers are children of the root, in place behind its own children (breadth first)."""
-    children = set(part.token[part.parent == 0].tolist())
-    tokens = [token for token in range(fill + len(children)) if token not in children][:fill]
-    at = int(np.searchsorted(part.depth, 1, side="right"))
-    parent = np.where(part.parent >= at, part.parent + fill, part.parent)
-    more = np.zeros(fill, np.int32)
+    """Fillers are a chain below the last node, which has no children: they add no leaf and keep the order."""
+    n = len(part)
+    below = np.arange(fill, dtype=np.int32)
     tree = TokenTree(
-        np.concatenate([part.token[:at], np.array(tokens, np.int32), part.token[at:]]),
-        np.concatenate([parent[:at], more, parent[at:]]).astype(np.int32),
-        np.concatenate([part.depth[:at], (more + 1).astype(np.int16), part.depth[at:]]),
-        np.concatenate([part.draft_logprob[:at], np.full(fill, -np.inf, np.float32), part.draft_logprob[at:]]),
+        np.concatenate([part.token, np.zeros(fill, np.int32)]),
+        np.concatenate([part.parent, n - 1 + below]),
+        np.concatenate([part.depth, part.depth[-1] + 1 + below]).astype(np.int16),
+        np.concatenate([part.draft_logprob, np.full(fill, -np.inf, np.float32)]),
     )
-    return Sized(tree, (*kept[:at], *[-1] * fill, *kept[at:]))
+    return Sized(tree, (*kept, *[-1] * fill))

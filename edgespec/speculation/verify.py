@@ -80,9 +80,10 @@ def ranks(tree: TokenTree, verdict: Verdict) -> tuple[int, ...]:
     if len(tree) == 1:
         return ()
     parents, drafted = tree.parent.tolist(), tree.token.tolist()
+    meant = (tree.draft_logprob > -np.inf).tolist()  # fillers (sizing.py) are no children
     found = []
     for node, token in zip(verdict.path, verdict.tokens, strict=True):
-        children = [drafted[n] for n in range(node + 1, len(drafted)) if parents[n] == node]
+        children = [drafted[n] for n in range(node + 1, len(drafted)) if parents[n] == node and meant[n]]
         if children:
             found.append(children.index(token) if token in children else -1)
     return tuple(found)

@@ -8,12 +8,15 @@ is held. Not covered: archives, PDF and other formats with text inside, encoding
 from __future__ import annotations
 
 import codecs
+import contextlib
+import hashlib
 import heapq
 import os
 import stat
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from edgespec.errors import BadSetting
@@ -56,7 +59,7 @@ class Corpus:
     ) -> None:
         if not os.path.exists(path):
             raise BadSetting(f"--corpus {path} is not there; name a text file or a folder of them")
-        self._path = path
+        self.path = path
         self._most_bytes, self._most_file_bytes, self._most_names = most_bytes, most_file_bytes, most_names
         self._seen: Counter[str] = Counter()
 
@@ -72,6 +75,15 @@ class Corpus:
             n_bytes=seen["n_bytes"],
             cut=bool(seen["cut"]),
         )
+
+    def mark(self) -> str:
+        """Changes when a file that may be read does: paths, sizes and times; 64 characters."""
+        digest = hashlib.sha256(str(self.path.resolve()).encode())
+        for path in islice(self._walk(), self._most_names):
+            with contextlib.suppress(OSError):
+                status = path.lstat()
+                digest.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
 
     def __iter__(self) -> Iterator[bytes]:
         self._seen.clear()
@@ -90,7 +102,7 @@ class Corpus:
 
     def _walk(self) -> Iterator[Path]:
         """Files and folders, each folder in front of what lies in it; however deep, without recursion."""
-        waiting = [self._path]
+        waiting = [self.path]
         while waiting:
             path = waiting.pop()
             yield path

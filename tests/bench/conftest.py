@@ -52,6 +52,4 @@ def bench() -> Workbench:
     def controller(name: str) -> FixedController:
         return FixedController(choices[name])
 
-    return Workbench(
-        cast(Assistant, assistant), choices, whys, Settings(), model, model, drafter_on, "key", controller
-    )
+    return Workbench(cast(Assistant, assistant), choices, whys, Settings(), model, model, drafter_on, "key", controller)

@@ -23,7 +23,7 @@ from edgespec.speculation.drafters.agreement import Agreement
 from edgespec.speculation.drafters.evidence import Evidence
 from edgespec.speculation.drafters.reader import Reader
 from edgespec.speculation.drafters.sources import Blend, Guess, Source
-from edgespec.speculation.policies import N_BEAMS, Children, grow, limits_of
+from edgespec.speculation.policies import MAX_LEAVES, N_BEAMS, Children, grow, limits_of
 from edgespec.speculation.sampling import Noise, Process, log_softmax
 from edgespec.speculation.tree import GrowingTree
 from edgespec.types import Choice, Ids, TokenTree, Verdict
@@ -81,7 +81,7 @@ class MixDrafter:
 
     def __init__(self, sources: Sequence[Source], reader: Reader | None = None) -> None:
         self._sources, self._reader = tuple(sources), reader
-        self._fits = {greedy: _Fit([source.trust for source in sources]) for greedy in (True, False)}
+        self.unlearn()
         self._round: _Round | None = None
         self._places: list[int] = []
 
@@ -100,7 +100,8 @@ class MixDrafter:
             every = [children[n] if n in children else _by_sources(r, fit, n, width) for n in nodes]
             return Children([tokens for tokens, _ in every], [logprob for _, logprob in every])
 
-        limits = limits_of(choice, reader.n_leaves if reader else choice.rows, N_BEAMS if reader else 1)
+        n_leaves = reader.n_leaves if reader else min(choice.rows, MAX_LEAVES)
+        limits = limits_of(choice, n_leaves, N_BEAMS if reader else 1)
         drafted, self._places = grow(tree, read, limits)
         return drafted
 
@@ -142,6 +143,10 @@ class MixDrafter:
         if self._reader:
             self._reader.keep(history, path)
         self._round = None
+
+    def unlearn(self) -> None:
+        """Begin anew, as if nothing had been seen."""
+        self._fits = {greedy: _Fit([s.trust for s in self._sources]) for greedy in (True, False)}
 
     def to_dict(self) -> dict[str, Any]:
         """What was learnt, as lists of numbers; `take` reads them back."""

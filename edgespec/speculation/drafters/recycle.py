@@ -46,10 +46,13 @@ class Recycled:
 
     def __init__(self, n_slots: int = N_SLOTS) -> None:
         self._n = n_slots
-        self._keys = np.zeros(n_slots, np.uint64)
-        self._ids = np.zeros((n_slots, N_SUCCESSORS), np.int32)
-        self._logits = np.zeros((n_slots, N_SUCCESSORS), np.float16)
-        self.temperature = 1.0
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget every row."""
+        self._keys = np.zeros(self._n, np.uint64)
+        self._ids = np.zeros((self._n, N_SUCCESSORS), np.int32)
+        self._logits = np.zeros((self._n, N_SUCCESSORS), np.float16)
 
     @property
     def n_bytes(self) -> int:
@@ -66,7 +69,7 @@ class Recycled:
             key = _key(place[-order:])
             slot = key % self._n
             if len(place) >= order and int(self._keys[slot]) == key:
-                below = (self._logits[slot].astype(np.float64) / self.temperature).tolist()
+                below = self._logits[slot].tolist()
                 weights = [math.exp(x) for x in below]
                 total = sum(weights)
                 named = zip(self._ids[slot].tolist(), weights, strict=True)

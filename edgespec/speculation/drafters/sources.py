@@ -115,6 +115,10 @@ class Blend:
             weights, seen = (np.array(data.get(name), np.float64) for name in ("weights", "seen"))
         except (TypeError, ValueError, OverflowError):
             return
-        right = weights.shape == np.shape(self._weights) and seen.shape == np.shape(self._seen)
+        right = (
+            weights.shape == np.shape(self._weights)
+            and seen.shape == np.shape(self._seen)
+            and np.all(np.isfinite(seen))
+        )
         if right and np.all(weights >= 0) and np.allclose(weights.sum(axis=1), 1) and np.all(seen >= 1):
             self._weights, self._seen = weights.tolist(), seen.tolist()

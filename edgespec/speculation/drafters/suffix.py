@@ -14,7 +14,7 @@ import numpy as np
 
 from edgespec.speculation.drafters.automaton import NOWHERE, Automaton, Match
 from edgespec.speculation.drafters.sources import NOTHING, Guess
-from edgespec.types import Ids
+from edgespec.types import Ids, Rows, TokenTree
 
 # Where the trust in a match changes with its length; each is two grades, the higher one where continuations agree.
 LENGTHS = (1, 2, 3, 5, 8, 13, 21, 34)
@@ -54,6 +54,14 @@ class Suffix:
                 self.automaton.separate()
                 tokens = tokens[-n_half:]
         self.automaton.extend(tokens.tolist())
+
+    def learn(self, history: Ids, tree: TokenTree, rows: Rows) -> None:
+        """Read the text whoever drafts, so that it can be copied from later."""
+        self.follow(history)
+
+    def clear(self, n_most: int) -> None:
+        """Forget every text."""
+        self.automaton, self._known = Automaton(n_most), self._known[:0]
 
     def step(self, place: Match, token: int) -> Match:
         return self.automaton.advance(place, token)
