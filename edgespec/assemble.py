@@ -20,6 +20,7 @@ from edgespec.drafting import Drafting
 from edgespec.engine import calibrate
 from edgespec.engine.ladder import Ladder
 from edgespec.engine.loop import Engine
+from edgespec.errors import Cancelled as Stopped
 from edgespec.errors import DoesNotFit, DrafterUnusable, EdgespecError
 from edgespec.loading import Drafters, Loader, Report, build, draws_for
 from edgespec.memory.configuration import Configuration, DraftModel
@@ -269,7 +270,7 @@ class _Opening:
 
     def _tokenize(self, text: bytes) -> list[int]:
         if self.cancelled():
-            raise Cancelled("stopped while reading the corpus")
+            raise Stopped("stopped while reading the corpus")
         return self.target.tokenize(text, special=False)
 
     def keep(self) -> str | None:

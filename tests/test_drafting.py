@@ -43,7 +43,8 @@ def test_drafters_have_the_names_that_methods_have() -> None:
     """Fails when --method names what no round can ask for."""
     made = drafting()
     with_model = made.with_model(None, MODEL.open(SPEC))
-    assert set(made.without_model()) | set(with_model) == {*SOURCES, "model"}
+    assert set(made.without_model()) | set(with_model) == {*SOURCES, "model"} - {"lookahead"}
+    assert "lookahead" in drafting(method="lookahead").without_model()
     assert "parallel" in made.with_model(63, MODEL.open(SPEC))
 
 
@@ -74,9 +75,13 @@ def test_rejection_offers_no_sources() -> None:
 
 
 def test_sources_learn_from_rows_whoever_drafts() -> None:
-    """Fails when recycling learns nothing of the rounds that the model drafted."""
+    """Fails when nothing is learnt of rounds that the model drafted, or time is taken where sources have no part."""
     made = drafting()
-    assert made.learners == (made.recycled,)
+    assert made.learners == (made.suffix, made.recycled)
+    without = Drafting(Settings(), list, Acceptance(), None, sources=False)
+    assert without.learners == ()
+    assert without.without_model() == {}
+    assert set(without.with_model(None, MODEL.open(SPEC))) == {"model"}
 
 
 def test_auto_decides_between_what_the_plan_has_room_for() -> None:
@@ -132,7 +137,7 @@ def test_a_session_goes_on_from_the_last_one() -> None:
     """Fails when what was learnt of arms and blends is not given to the new ones."""
     first = session(None, DRAFTS)
     assert set(first["control"]) == {"none", "model", "mix", "lookup"}
-    assert set(first["fits"]) == set(SOURCES)
+    assert set(first["fits"]) == set(SOURCES) - {"lookahead"}
     again = drafting()
     again.take(first)
     again.without_model()

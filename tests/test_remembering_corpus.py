@@ -12,6 +12,7 @@ from edgespec import remembering
 from edgespec.drafting import N_TOKENS, Drafting
 from edgespec.errors import BadSetting
 from edgespec.speculation.drafters.automaton import Automaton
+from edgespec.store.corpus import Corpus
 from tests.remembered import files, started, tokenize
 
 
@@ -39,7 +40,7 @@ def test_a_corpus_is_text_to_copy_from(target: Path, corpus: Path) -> None:
     """Fails when files are not read, or run into each other or into the conversation."""
     remembered, _ = started(target)
     automaton = Automaton(N_TOKENS)
-    line = remembered.read(corpus, automaton, tokenize)
+    line = remembered.read(Corpus(corpus), automaton, tokenize)
     assert line == f"--corpus {corpus}: 2 texts, 22 tokens to copy from"
     match = automaton.here()
     for token in b"two":
@@ -56,7 +57,7 @@ def test_what_is_no_text_is_passed_over_with_a_count(target: Path, corpus: Path)
     (corpus / "d.bin").write_bytes(b"text")
     os.truncate(corpus / "d.bin", 2 << 30)
     remembered, _ = started(target)
-    line = remembered.read(corpus, Automaton(N_TOKENS), tokenize)
+    line = remembered.read(Corpus(corpus), Automaton(N_TOKENS), tokenize)
     assert line == f"--corpus {corpus}: 2 texts, 22 tokens to copy from; passed over: 1 binary, 1 over 4 MiB"
 
 
@@ -65,7 +66,7 @@ def test_a_corpus_takes_no_more_than_its_share(target: Path, corpus: Path, monke
     monkeypatch.setattr(remembering, "CORPUS_TOKENS", 17)
     remembered, _ = started(target)
     automaton = Automaton(N_TOKENS)
-    line = remembered.read(corpus, automaton, tokenize)
+    line = remembered.read(Corpus(corpus), automaton, tokenize)
     assert automaton.n_tokens == 17
     assert "17 tokens" in line
     assert "more than 17 tokens are not taken" in line
@@ -75,7 +76,7 @@ def test_a_corpus_that_is_not_there_is_told(target: Path, corpus: Path) -> None:
     """Fails when a typing error means no corpus."""
     remembered, _ = started(target)
     with pytest.raises(BadSetting, match="name a text file"):
-        remembered.read(corpus / "nowhere", Automaton(N_TOKENS), tokenize)
+        remembered.read(Corpus(corpus / "nowhere"), Automaton(N_TOKENS), tokenize)
 
 
 def asked(target: Path, corpus: Path) -> tuple[str, int, Drafting]:
@@ -88,7 +89,7 @@ def asked(target: Path, corpus: Path) -> tuple[str, int, Drafting]:
         n += 1
         return tokenize(text)
 
-    line = remembered.read(corpus, made.suffix.automaton, counted)
+    line = remembered.read(Corpus(corpus), made.suffix.automaton, counted)
     remembered.keep(made)
     return line, n, made
 

@@ -131,6 +131,8 @@ class GoodputController:
         if choice.plain:
             return choice
         rows = min(choice.rows, n_rows_left)
+        if not self._arms[self._trial or self._in_use].n_aside:  # what drafting costs is not known yet
+            rows = min(rows, LEAST_TRIED)
         node_ms = self._costs.row_ms(rows, self._n_past) + self._arms[self._trial or self._in_use].node_ms
         return replace(choice, rows=rows, min_prob=min(self._goodput() * node_ms, 0.9))
 
@@ -203,7 +205,7 @@ class GoodputController:
         # The ledger counts all of it: a drafter that was idle read the text first.
         self._trial_lost += (self._costs.ms(rows, step.n_past) + beside_ms) / one - n_tokens / here
         self._n_trial -= 1
-        if self._n_trial == 0:
+        if self._n_trial == 0 or self._trial_lost > ALLOWANCE / 2:
             self._lost += max(self._trial_lost, 0.0)
             arm.lost = max(0.5 * arm.lost + 0.5 * self._trial_lost, 0.25)
             self._trial = None

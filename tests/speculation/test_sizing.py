@@ -94,24 +94,27 @@ def test_of_equally_likely_nodes_the_parent_is_kept() -> None:
     assert cut(tree, np.ones(5), 3).tree.token.tolist() == [0, 1, 2]
 
 
-def test_fillers_are_children_that_nobody_drafted() -> None:
-    """Fails when a filler is a sibling's token (two nodes for one draw), or an accepted one could be taken for a
-    draft."""
-    tree = tree_of([5, 0, 1, 3, 9], [-1, 0, 0, 0, 1])
-    sized = cut(tree, np.array([1.0, 0.9, 0.5, 0.4, 0.3]), 5, fill=3)
-    children = sized.tree.token[sized.tree.parent == 0].tolist()
-    assert children[:3] == [0, 1, 3]
-    assert len(set(children)) == 6
-    assert sized.nodes == (0, 1, 2, 3, -1, -1, -1, 4)
-    assert np.isneginf(sized.tree.draft_logprob[4:7]).all()
+@pytest.mark.parametrize("parents", [[-1], [-1, 0, 1], [-1, 0, 0, 0, 1]], ids=["root", "chain", "tree"])
+def test_fillers_add_no_leaf_and_no_sibling(parents: list[int]) -> None:
+    """A context is opened for so many leaves. Fails when a chain that was filled up is a tree, when a filler stands
+    beside a drafted token, or an accepted one could be taken for a draft."""
+    tree = tree_of([5, 0, 1, 3, 9][: len(parents)], parents)
+    sized = cut(tree, np.linspace(1.0, 0.3, len(parents)), len(parents), fill=3)
+    n, filled = len(parents), sized.tree
+    assert filled.parent.tolist() == [*parents, n - 1, n, n + 1]
+    assert filled.depth[n:].tolist() == [tree.depth[-1] + 1 + i for i in range(3)]
+    assert sized.nodes == (*range(n), -1, -1, -1)
+    assert sized.n_drafted == n - 1
+    assert np.isneginf(filled.draft_logprob[n:]).all()
+    assert len(set(range(n + 3)) - set(filled.parent.tolist())) == len(set(range(n)) - set(parents))
 
 
 def test_a_verdict_is_told_in_the_drafted_trees_nodes() -> None:
     """Fails when a drafter keeps rows of nodes that were not walked."""
     tree = tree_of([5, 10, 11, 12, 13], [-1, 0, 0, 2, 3])
     sized = cut(tree, np.array([1.0, 0.1, 0.9, 0.8, 0.7]), 4, fill=1)
-    verdict = Verdict((0, 1, 3, 4), (11, 12, 13, 40), None)
-    assert sized.nodes == (0, 2, -1, 3, 4)
+    verdict = Verdict((0, 1, 2, 3), (11, 12, 13, 40), None)
+    assert sized.nodes == (0, 2, 3, 4, -1)
     assert sized.as_drafted(verdict) == Verdict((0, 2, 3, 4), (11, 12, 13, 40), None)
 
 
