@@ -64,7 +64,7 @@ memory: models-memory  ## memory's benchmarks: predict, levers, budgets, hog, ki
 	  echo "benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py || status=1; \
 	done; exit $$status
 
-control: models-1b  ## speculation that pays or switches off: control, mixed, ablation and the drafters' own (about an hour and a half, idle machine)
+control: models-1b  ## does speculation pay, and never lose: control, mixed, ablation, drafters (90 minutes, idle machine)
 	@$(BIN)/python benchmarks/useless.py -o .cache/models/demo-draft-random.gguf
 	@for type in f16 q4_0; do \
 	  $(BIN)/python benchmarks/control.py .cache/models/demo-1b-$$type.gguf --name 1b-$$type \
