@@ -6,7 +6,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test lossless bench memory peers models-1b models-memory pack-gpu bench-gpu llama-server lint setup setup-dev clean
+.PHONY: help chat test lossless bench control memory peers models-1b models-memory pack-gpu bench-gpu llama-server lint setup setup-dev clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -63,6 +63,18 @@ memory: models-memory  ## memory's benchmarks: predict, levers, budgets, hog, ki
 	@status=0; for name in $(MEMORY); do \
 	  echo "benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py || status=1; \
 	done; exit $$status
+
+control: models-1b  ## does speculation pay, and never lose: control, mixed, ablation, drafters (90 minutes, idle machine)
+	@$(BIN)/python benchmarks/useless.py -o .cache/models/demo-draft-random.gguf
+	@for type in f16 q4_0; do \
+	  $(BIN)/python benchmarks/control.py .cache/models/demo-1b-$$type.gguf --name 1b-$$type \
+	    --useless .cache/models/demo-draft-random.gguf || exit 1; \
+	done
+	@$(BIN)/python benchmarks/mixed.py
+	@$(BIN)/python benchmarks/ablation.py benchmarks/results/control-1b-f16.json benchmarks/results/control-1b-q4_0.json
+	@$(BIN)/python benchmarks/parallel.py edgespec/demo/demo.gguf edgespec/demo/demo-draft.gguf edgespec/demo/demo-draft-parallel.gguf
+	@$(BIN)/python benchmarks/verifiers.py
+	@$(BIN)/python benchmarks/lookahead.py
 
 pack-gpu: setup-dev  ## pack .gpu/ for `make bench-gpu` on a machine without network
 	@tools/pack_gpu.sh

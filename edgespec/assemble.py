@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from edgespec import explain
 from edgespec.assistant import Assistant
@@ -16,39 +15,25 @@ from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.backends.llama_cpp.selftest import HostFacts, host_facts, rows_agree
 from edgespec.chat.answer import Chat
-from edgespec.drafting import Drafting
-from edgespec.engine import calibrate
 from edgespec.engine.ladder import Ladder
 from edgespec.engine.loop import Engine
-from edgespec.errors import Cancelled as Stopped
-from edgespec.errors import DoesNotFit, DrafterUnusable, EdgespecError
-from edgespec.loading import Drafters, Loader, Report, build, draws_for
-from edgespec.memory.configuration import Configuration, DraftModel
+from edgespec.loading import Drafters, Loader, Report, draws_for
 from edgespec.memory.measure import Weighing
-from edgespec.memory.methods import target_spec
 from edgespec.memory.plan import Plan
 from edgespec.memory.pressure import read_once
 from edgespec.memory.reasons import described
-from edgespec.passage import passage_ids
+from edgespec.opening import Opening, begin_at
 from edgespec.planning import Planner, insists
-from edgespec.remembering import Remembered, read_corpus
 from edgespec.settings import Settings
 from edgespec.speculation.controllers import Controller
-from edgespec.speculation.cost import Curve
 from edgespec.speculation.drafters.model import ModelDrafter
 from edgespec.speculation.drafters.reader import Reader
-from edgespec.store import calibration, paths
+from edgespec.store import paths
 from edgespec.store.registry import Entry, resolve
-from edgespec.types import Choice, ContextSpec, PlanLine
+from edgespec.types import ContextSpec, PlanLine
 from edgespec.workbench import Workbench
 
 DEFAULT_MODEL = "demo"
-# A first look at what passes cost, while the user waits, longer where it shows too few widths; `bench` takes its time.
-CURVE_S, DRAFT_CURVE_S = (1.5, calibrate.BUDGET_S), (0.4,)
-# With fewer widths a curve would forbid what was only not measured; one as noisy as this says little (a busy machine).
-LEAST_WIDTHS, MOST_NOISE = 4, calibrate.NOISE_MOST
-CURVE_ROWS, CURVE_CONTEXT = (64, 16), 1024
-
 Cancelled = Callable[[], bool]
 
 
@@ -104,7 +89,7 @@ def _open(
         sources = {planner.draft.name: planner.draft} if planner.draft else {}
         drafters = Drafters(loader, sources, target, entry.name)
         stack.callback(drafters.close)
-        opening = _Opening(planner, target, drafters, first, report, cancelled)
+        opening = Opening(planner, target, drafters, first, report, cancelled)
         if not rung:  # what just died may have died of it
             opening.time_passes()
         plans, ladder = opening.settle(methods, rung)
@@ -122,17 +107,17 @@ def _open(
         lines = explain.plan(methods[name], planner.target.quantisation, made.lines, planner.why_plain, facts)
         unused = runtime_build.unused_gpu_warning(runtime.supports_gpu())
         warnings = [*explain.warnings(chat.warning, asked, facts, unused), *made.warnings, *opening.warnings]
-        if ladder.rung > _begin_at(made.rungs, rung):
+        if ladder.rung > begin_at(made.rungs, rung):
             warnings.append(f"memory did not suffice for the plan; this runs as {described(ladder.configuration)}")
         assistant = Assistant(
             entry=entry,
             chat=chat,
             engine=engine,
-            plan=(*lines, _ladder_line(made, ladder)),
+            plan=(*lines, *opening.lines, _ladder_line(made, ladder)),
             warnings=tuple(warnings),
             owned=stack.pop_all(),
             memory=planner.report(made),
-            n_rungs=1 + _begin_at(made.rungs, len(made.rungs)),
+            n_rungs=1 + begin_at(made.rungs, len(made.rungs)),
             weighing=weighing,
             keep=keep,
         )
@@ -157,12 +142,6 @@ def _model_drafter(context: Context) -> ModelDrafter:
     return ModelDrafter(Reader(context))
 
 
-def _begin_at(rungs: Sequence[Configuration], rung: int) -> int:
-    """The lowest rung down to `rung` that keeps the promised context: an answer that a death cut must have room for its
-    rest. Where memory is really short the ladder goes further by itself, to what holds the conversation."""
-    return max(i for i in range(min(rung, len(rungs) - 1) + 1) if rungs[i].target.n_ctx == rungs[0].target.n_ctx)
-
-
 def _ladder_line(made: Plan, ladder: Ladder) -> PlanLine:
     n_steps = len(made.rungs) - 1
     if ladder.rung:
@@ -171,7 +150,7 @@ def _ladder_line(made: Plan, ladder: Ladder) -> PlanLine:
 
 
 def _why_plain(planner: Planner, plan: Plan) -> str:
-    if not plan.configuration.choice.plain:
+    if not plan.configuration.choice.plain or plan.configuration.sources:
         return ""
     return planner.why_plain or next((line.reason for line in plan.lines if line.line == "drafter"), "")
 
@@ -196,171 +175,3 @@ def _tried_on(target: LlamaModel, asked: Settings, facts: HostFacts, planner: Pl
     if not holds:
         planner.not_exact(explain.NOT_EXACT)
     return replace(facts, exact=holds)
-
-
-@dataclass
-class _Opening:
-    """From loaded weights to a ladder that stands."""
-
-    planner: Planner
-    target: LlamaModel
-    drafters: Drafters
-    first: Plan
-    report: Report
-    cancelled: Cancelled
-    warnings: list[str] = field(default_factory=list)
-    remembered: Remembered | None = None
-    drafting: Drafting | None = None
-
-    def time_passes(self) -> None:
-        """Measure what passes cost where it was never measured and could decide something; remembered."""
-        planner, draft = self.planner, self.first.configuration.draft
-        if not (self.first.configuration.sources or draft) or planner.knows(self.first):
-            return
-        placement = self.first.configuration.placement
-        self.report("timing passes on this machine (once)", 0.0)
-        model: LlamaModel | None = None
-        if draft is not None and planner.draft is not None:
-            try:
-                model = self.drafters.get(draft.name, draft.placement)
-            except DrafterUnusable as error:
-                self._pass_over(error)
-        curve = self._timed(
-            self.target, CURVE_S, planner.curve_key(planner.target, placement), CURVE_ROWS, planner.asked.kv_type
-        )
-        draft_curve = None
-        if model is not None and draft is not None and planner.draft is not None:
-            key = planner.curve_key(planner.draft, draft.placement)
-            draft_curve = self._timed(model, DRAFT_CURVE_S, key, (8,), "f16")
-        if curve is not None:
-            planner.timed(self.first, curve, draft_curve)
-
-    def draft_from(self, methods: Mapping[str, Settings], sources: bool) -> None:
-        """Sources with what was learnt earlier and the texts that --corpus names; several methods begin with nothing,
-        since they are compared."""
-        planner, asked, known, target = self.planner, self.planner.asked, self.planner.known, self.target
-        automaton = None
-        if sources and asked.remember and len(methods) == 1:
-            draft = planner.draft.path if planner.draft else None
-            with contextlib.suppress(OSError):  # a model's file that is gone: nothing is remembered of it
-                self.remembered = Remembered(planner.target.path, draft, target.n_vocab)
-                automaton = self.remembered.automaton()
-        names = [settings.method for settings in methods.values()]
-        self.drafting = Drafting(
-            asked,
-            target.pieces,
-            known.acceptance,
-            known.curve,
-            automaton,
-            known.by_place,
-            sources=sources,
-            methods=names,
-        )
-        if self.remembered is not None:
-            self.remembered.teach(self.drafting)
-            self.warnings += self.remembered.warnings
-        if self.planner.corpus is not None:
-            self.report("reading the corpus", 0.0)
-            automaton = self.drafting.suffix.automaton
-            if self.remembered is None:
-                told = read_corpus(self.planner.corpus, automaton, self._tokenize)
-            else:
-                told = self.remembered.read(self.planner.corpus, automaton, self._tokenize)
-            self.warnings.append(told)
-
-    def _tokenize(self, text: bytes) -> list[int]:
-        if self.cancelled():
-            raise Stopped("stopped while reading the corpus")
-        return self.target.tokenize(text, special=False)
-
-    def keep(self) -> str | None:
-        """Save what sources learnt; a warning where that failed."""
-        return self.remembered.keep(self.drafting) if self.remembered and self.drafting else None
-
-    def _timed(
-        self, model: LlamaModel, seconds: Sequence[float], key: str, widths: Sequence[int], kv_type: str
-    ) -> Curve | None:
-        """None where no context can be had within the budget, or the model is too slow for the time there is."""
-        planner, asked = self.planner, self.planner.asked
-        n_ctx = min(CURVE_CONTEXT, self.first.configuration.target.n_ctx)
-        for rows in widths:
-            spec = ContextSpec(n_ctx, 1, rows, 1, kv_type, 64, planner.n_threads, asked.exact)
-            if not planner.affords(spec):
-                continue
-            try:
-                context = model.open(spec)
-            except DoesNotFit:
-                continue
-            try:
-                curve = self._curve(context, model, seconds)
-            finally:
-                context.close()
-            if curve is not None and curve.noise < MOST_NOISE:
-                calibration.save(key, curve.to_dict())
-            return curve
-        return None
-
-    def _curve(self, context: Context, model: LlamaModel, seconds: Sequence[float]) -> Curve | None:
-        text = passage_ids(model)
-        for budget_s in seconds:
-            curve = calibrate.measure(context, model.n_vocab, budget_s, cancelled=self.cancelled, text=text)
-            if len(curve.rows) >= min(LEAST_WIDTHS, context.caps.max_nodes):
-                return curve
-        return None
-
-    def settle(self, methods: Mapping[str, Settings], rung: int) -> tuple[dict[str, Plan], Ladder]:
-        """Plans by method, and the ladder to run them on: one method's own, or one rung with room for all of them."""
-        while True:
-            plans = {name: self.planner.plan(settings) for name, settings in methods.items()}
-            made = next(iter(plans.values()))
-            rungs = made.rungs if len(plans) == 1 else (_roomy([p.configuration for p in plans.values()]),)
-            if all(r.draft is None for r in rungs):
-                self.drafters.close()
-            if self.drafting is None:
-                self.draft_from(methods, any(r.sources for r in rungs))
-            assert self.drafting is not None
-            steps = build(self.target, self.drafters, self.drafting)
-            start = _begin_at(rungs, rung)
-            try:
-                if (draft := rungs[start].draft) is not None:  # the ladder would step over one that is unusable
-                    self.drafters.get(draft.name, draft.placement)
-                ladder = Ladder(
-                    rungs,
-                    steps,
-                    start=start,
-                    watch=self.planner.watch(made) if len(plans) == 1 else None,
-                    bytes_of=self.planner.forecast.bytes_of,
-                    limit_bytes=self.planner.limit_bytes(),
-                )
-            except DrafterUnusable as error:
-                self._pass_over(error)
-                continue
-            return plans, ladder
-
-    def _pass_over(self, error: EdgespecError) -> None:
-        """Go on without the drafter; raises the error where the user insists on it."""
-        if insists(self.planner.asked) or self.planner.draft is None:
-            raise error
-        self.planner.without_draft(f"{self.planner.draft.name} was passed over: {error}")
-
-
-def _roomy(every: Sequence[Configuration]) -> Configuration:
-    """One configuration with room for each of them: they differ in what they draft."""
-    drafting = [c for c in every if not c.choice.plain]
-    if not drafting:
-        return max(every, key=lambda c: c.target.max_nodes)
-    rows, depth, width = (max(getattr(c.choice, name) for c in drafting) for name in ("rows", "depth", "width"))
-    widest = Choice(drafting[0].choice.drafter, rows, depth, width)
-    like = next((c for c in drafting if c.draft), drafting[0])
-    rows = max(rows, *(c.target.max_nodes for c in every))
-    width = max(width, *(2 if c.target.max_leaves > 1 else 1 for c in every))
-    widest = replace(widest, rows=rows, width=width)
-    target = target_spec(replace(like.target, n_ctx=min(c.target.n_ctx for c in every)), widest)
-    draft = like.draft
-    if draft is not None:
-        leaves = max(c.draft.context.max_leaves for c in drafting if c.draft)
-        nodes = max(c.draft.context.max_nodes for c in drafting if c.draft)
-        draft = DraftModel(
-            draft.name, replace(draft.context, max_leaves=leaves, max_nodes=nodes), draft.placement, draft.window
-        )
-    return Configuration(target, widest, like.placement, draft, any(c.sources for c in every), like.expected)

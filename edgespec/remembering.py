@@ -87,7 +87,7 @@ class Remembered:
         """Read texts into the automaton, unless these very files are in it; one line about them."""
         mark = corpus.mark()
         if mark == self._corpus and automaton.n_tokens:
-            return f"--corpus {corpus.path}: as it was read before"
+            return f"{corpus.path}: as it was read before"
         told = read_corpus(corpus, automaton, tokenize)
         self._corpus = mark
         return told
@@ -132,4 +132,4 @@ def _told(path: Path, counts: Counts, n_tokens: int) -> str:
     ]
     skipped = f"; passed over: {', '.join(passed)}" if passed else ""
     full = f"; more than {CORPUS_TOKENS} tokens are not taken" if n_tokens >= CORPUS_TOKENS or counts.cut else ""
-    return f"--corpus {path}: {counts.n_read} texts, {n_tokens} tokens to copy from{skipped}{full}"
+    return f"{path}: {counts.n_read} texts, {n_tokens} tokens to copy from{skipped}{full}"

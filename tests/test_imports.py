@@ -17,6 +17,7 @@ LAYERS = (
     ("probing",),
     ("assemble",),
     ("workbench",),
+    ("opening",),
     ("remembering",),
     ("planning", "loading"),
     ("drafting",),

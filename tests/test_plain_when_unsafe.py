@@ -10,6 +10,7 @@ from edgespec.errors import DrafterUnusable
 from edgespec.gguf.shape import Shape, read_shape
 from edgespec.settings import Settings
 from edgespec.store.registry import resolve
+from edgespec.types import Sampling
 
 SMALL = {"context": 128, "threads": 1}
 
@@ -27,6 +28,8 @@ def test_exact_is_tried_on_the_very_weights_and_decodes_plainly_where_it_fails(m
         assert tried == [("demo", 1)]
         assert assistant.engine.method == "plain"
         assert any("decoding is plain" in warning for warning in assistant.warnings)
+        for _ in range(2):  # the second time every word of it was said before
+            assert assistant.answer([{"role": "user", "content": "hi"}], Sampling(temperature=0), 12).draft_n == 0
 
 
 def test_a_recurrent_target_decodes_plainly(monkeypatch: pytest.MonkeyPatch) -> None:

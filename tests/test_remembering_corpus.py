@@ -41,7 +41,7 @@ def test_a_corpus_is_text_to_copy_from(target: Path, corpus: Path) -> None:
     remembered, _ = started(target)
     automaton = Automaton(N_TOKENS)
     line = remembered.read(Corpus(corpus), automaton, tokenize)
-    assert line == f"--corpus {corpus}: 2 texts, 22 tokens to copy from"
+    assert line == f"{corpus}: 2 texts, 22 tokens to copy from"
     match = automaton.here()
     for token in b"two":
         match = automaton.advance(match, token)
@@ -58,7 +58,7 @@ def test_what_is_no_text_is_passed_over_with_a_count(target: Path, corpus: Path)
     os.truncate(corpus / "d.bin", 2 << 30)
     remembered, _ = started(target)
     line = remembered.read(Corpus(corpus), Automaton(N_TOKENS), tokenize)
-    assert line == f"--corpus {corpus}: 2 texts, 22 tokens to copy from; passed over: 1 binary, 1 over 4 MiB"
+    assert line == f"{corpus}: 2 texts, 22 tokens to copy from; passed over: 1 binary, 1 over 4 MiB"
 
 
 def test_a_corpus_takes_no_more_than_its_share(target: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_a_corpus_is_read_once(target: Path, corpus: Path) -> None:
     """Fails when every start reads the same files, which would count everything in them twice."""
     assert asked(target, corpus)[1] == 2
     line, n, made = asked(target, corpus)
-    assert (line, n) == (f"--corpus {corpus}: as it was read before", 0)
+    assert (line, n) == (f"{corpus}: as it was read before", 0)
     assert made.suffix.automaton.n_tokens == 22
 
 

@@ -261,7 +261,9 @@ class Ladder:
 
 
 def _method(c: Configuration) -> str:
-    return "plain" if c.choice.plain else c.choice.drafter
+    if c.choice.plain:
+        return "lookup" if c.sources else "plain"
+    return c.choice.drafter
 
 
 def _shut_out(reading: Reading, wanted_bytes: int, error: DoesNotFit) -> DoesNotFit:

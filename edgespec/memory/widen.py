@@ -42,7 +42,7 @@ def with_sources(problem: Problem, made: Plan, named: str | None) -> Plan:
         what = pays(problem.target.measured.curve, LOOKAHEAD_SAMPLED).reason
     else:
         what = f"{named}, asked for" if named else f"copies of up to {rows} rows from earlier text, recycled rows"
-    line = PlanLine("sources", "on", f"{what}; {shown(more)} more")
+    line = PlanLine("lookahead" if named == "lookahead" else "sources", "on", f"{what}; {shown(more)} more")
     lines = [replace(x, value=shown(footprint.total_bytes)) if x.line == "memory" else x for x in made.lines]
     if named:
         lines = [
