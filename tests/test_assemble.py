@@ -213,7 +213,7 @@ def test_a_drafter_that_only_the_list_names_is_passed_over_with_a_reason(
         line = plan_of(assistant)["drafter"]
         assert line.value == "none"
         assert line.reason.startswith("demo-xdraft was passed over: drafter demo-xdraft has another vocabulary")
-        assert assistant.engine.method == "plain"
+        assert assistant.engine.method == "lookup"
         assert len(opened.alive) == 2
 
 

@@ -30,6 +30,8 @@ ALLOWANCE = 5.0
 # Rounds of one trial: a drafter that was idle has to read the text first, which more rounds must make up for.
 N_PROBE = 4
 LEAST_TRIED = 4
+# Rounds of its kind of text between two trials of an arm, doubled by every one that it lost.
+FIRST_GAP, MOST_GAP = 16, 256
 # A plain round may be filled up to so many rows: every context has room for them.
 MOST_PLAIN = 2
 MARGIN = 0.01
@@ -61,6 +63,8 @@ class _Arm:
     aside_ms: float = 0.0  # what a round takes besides the target's pass
     n_aside: int = 0
     node_ms: float = 0.0  # what drafting takes a node
+    gap: list[int] = field(default_factory=lambda: [FIRST_GAP] * N_KINDS)  # rounds until the next trial
+    due: list[int] = field(default_factory=lambda: [0] * N_KINDS)
 
     def aside(self, ms: float) -> float:
         """What to believe of the time beside the pass: a process that was stopped in between says nothing."""
@@ -119,6 +123,7 @@ class GoodputController:
         self._n_trial, self._trial_lost = 0, 0.0
         self._kind, self._n_past = 0, 0
         self._n_nodes = 0
+        self._n_rounds = [0] * N_KINDS
         self.n_switched = 0
 
     def choose(self, n_rows_left: int, history: Ids) -> Choice:
@@ -150,6 +155,8 @@ class GoodputController:
         could: dict[str, float] = {}
         for name, arm in self._arms.items():
             if name in (self._in_use, "none"):  # what not drafting comes to is known
+                continue
+            if self._n_rounds[kind] < arm.due[kind]:
                 continue
             could[name] = arm.goodput(kind) + BONUS * math.sqrt(math.log(t + 2) / (arm.rounds[kind] + 1))
         if not could:
@@ -200,6 +207,7 @@ class GoodputController:
             if other is not arm:
                 other.fade(self._kind)
         self._total += steps
+        self._n_rounds[self._kind] += 1
         if self._trial is None:
             return
         # The ledger counts all of it: a drafter that was idle read the text first.
@@ -208,6 +216,9 @@ class GoodputController:
         if self._n_trial == 0 or self._trial_lost > ALLOWANCE / 2:
             self._lost += max(self._trial_lost, 0.0)
             arm.lost = max(0.5 * arm.lost + 0.5 * self._trial_lost, 0.25)
+            kind, here = self._kind, self._arms[self._in_use].goodput(self._kind)
+            arm.gap[kind] = FIRST_GAP if arm.goodput(kind) > here else min(2 * arm.gap[kind], MOST_GAP)
+            arm.due[kind] = self._n_rounds[kind] + arm.gap[kind]
             self._trial = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def test_the_last_event_is_an_answer_with_the_sums(toy: Toy) -> None:
         text="abcde",
         tokens=(*b"abcde", END),
         finish="stop",
-        method="script",
+        method="m",  # what drafted, whatever the engine was asked for
         prompt_n=6,
         cache_n=4,
         prompt_ms=2.0,

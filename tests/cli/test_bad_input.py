@@ -97,7 +97,7 @@ def test_a_drafter_that_was_named_and_cannot_draft(demo: Command, files: Path, d
         (("--method", "plain", "-d", "demo-draft"), 2, "--method plain uses no drafter, but -d demo-draft names one"),
         (("--method", "model", "-d", "none"), 2, "--method model needs a drafter, but -d none forbids one"),
         (("--temprature", "1"), 2, "no such option: --temprature; did you mean --temperature?"),
-        (("--bogus",), 2, "no such option: --bogus; `edgespec run --help` lists what there is"),
+        (("--zzzz",), 2, "no such option: --zzzz; `edgespec run --help` lists what there is"),
         (("--nodes", "many"), 2, "invalid value for '--nodes'"),
         (("--seed",), 2, "requires an argument"),
         (("surplus",), 2, "unexpected extra argument"),

@@ -101,10 +101,12 @@ def test_the_figures_of_json_agree_with_each_other(demo: Command) -> None:
 
 def test_json_names_what_ran_and_not_what_was_asked(demo: Command) -> None:
     """`auto` and a drafter that was passed over both end in something else."""
-    plain = json.loads(demo(*ASK, "--json", "-d", "none").out)
+    alone = json.loads(demo(*ASK, "--json", "-d", "none").out)
+    assert alone["speculation"]["method"] == "lookup"
+    assert ["none", "asked for"] in [[line["value"], line["reason"]] for line in alone["plan"]]
+    plain = json.loads(demo(*ASK, "--json", "--method", "plain").out)
     assert plain["speculation"]["method"] == "plain"
     assert plain["timings"]["draft_n"] == 0
-    assert ["none", "asked for"] in [[line["value"], line["reason"]] for line in plain["plan"]]
 
 
 def test_the_seed_that_was_drawn_is_told_and_gives_the_same_text_again(demo: Command) -> None:

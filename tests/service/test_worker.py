@@ -108,7 +108,7 @@ def test_a_load_that_fails_is_told_and_another_can_follow() -> None:
         with pytest.raises(ModelNotFound):
             fresh.load(Settings(model="nothing-of-the-kind"))
         loaded = fresh.load(Settings(model="demo", draft="none", context=64))
-        assert (loaded.model, loaded.n_ctx, loaded.method) == ("demo", 64, "plain")
+        assert (loaded.model, loaded.n_ctx, loaded.method) == ("demo", 64, "lookup")
         again = fresh.load(Settings(model="demo-draft", context=96))
         assert (again.model, again.n_ctx) == ("demo-draft", 96)
 
