@@ -178,7 +178,9 @@ class GoodputController:
         def pass_ms(rows: int) -> float:
             return self._costs.ms(self._costs.padded(rows), self._n_past)
 
-        n = best_size(chances, self._goodput(), pass_ms, self._costs.widths(choice.rows))
+        n = 1
+        if len(tree) > 1:
+            n = best_size(chances, self._goodput(), pass_ms, self._costs.widths(choice.rows))
         if self._trial:  # one row would find nothing out
             n = max(n, min(LEAST_TRIED, len(tree)))
         fill = self._costs.padded(n) - n  # a lone row too, where a wider pass is quicker

@@ -34,6 +34,8 @@ class Reliability:
 
     def chances(self, tree: TokenTree, kind: int) -> NDArray[np.float64]:
         """float64 [n]: of each node to be walked, the root's 1; never above its parent's."""
+        if len(tree) == 1:
+            return np.ones(1)
         factors = self._of(kind)
         logprob, parents = tree.draft_logprob.tolist(), tree.parent.tolist()
         depths = tree.depth.tolist()
@@ -47,7 +49,9 @@ class Reliability:
         return np.array(chances)
 
     def observe(self, tree: TokenTree, verdict: Verdict, kind: int) -> None:
-        """Count the children of every walked node, the last one's too."""
+        """Count the children of every walked node, the last one's too; a lone node has none and costs no time."""
+        if len(tree) == 1:
+            return
         walked = dict(zip(verdict.path, verdict.tokens, strict=True))
         logprob, parents, tokens = tree.draft_logprob.tolist(), tree.parent.tolist(), tree.token.tolist()
         depths, n_children = tree.depth.tolist(), [0] * len(parents)
