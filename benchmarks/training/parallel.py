@@ -18,6 +18,7 @@ import math
 import os
 import random
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -26,7 +27,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-os.environ.setdefault("WORKD", "/tmp/parallel-work")
+os.environ.setdefault("WORKD", tempfile.mkdtemp(prefix="parallel-"))
 import train as t
 
 if not torch.cuda.is_available():
