@@ -21,9 +21,10 @@ def answer(demo: Command, *flags: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("shape", ["chain", "tree"])
 def test_a_seed_means_one_text_that_drafts_helped_to_say(demo: Command, shape: str) -> None:
-    """Fails when the rule is not wired through, or anything but the seed decides."""
+    """Fails when the rule is not wired through, or anything but the seed decides. Each is the first answer of a load:
+    trees follow what earlier answers taught, and under this rule the words follow the trees (docs/rejection.md)."""
     flags = ("--verify", "rejection", "--shape", shape)
-    one, other, matched = answer(demo, *flags), answer(demo, *flags), answer(demo, "--shape", shape)
+    one, matched, other = answer(demo, *flags), answer(demo, "--shape", shape), answer(demo, *flags)
     assert one["tokens"] == other["tokens"] != matched["tokens"]
     assert one["timings"]["draft_n_accepted"] > 0
     assert [line["reason"] for line in one["plan"] if line["line"] == "verify"] == [
