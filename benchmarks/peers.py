@@ -13,13 +13,14 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import compress, repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import record
 from contenders import Contender, Run, open_library, open_ours, open_peers
-from prompts import dev_prompts
+from prompts import categories, dev_prompts
 
 from edgespec.bench.figures import paired_median
 from edgespec.bench.loops import loop_start
@@ -172,12 +173,13 @@ def final(
         ):
             seen = dev_prompts(bench.target, n_skip, longest=SCREENED_LONGEST)
             prompts = [p for p in dev_prompts(bench.target, n_prompts + n_skip, longest=150) if p not in seen]
-            found[str(t)] = _verdict({**mine, **theirs}, prompts[:n_prompts], n_tokens, t)
+            prompts = prompts[:n_prompts]
+            found[str(t)] = _verdict({**mine, **theirs}, prompts, categories(bench.target, prompts), n_tokens, t)
     return found
 
 
 def _verdict(
-    contenders: Mapping[str, Contender], prompts: Sequence[list[int]], n_tokens: int, t: float
+    contenders: Mapping[str, Contender], prompts: Sequence[list[int]], kinds: Sequence[str], n_tokens: int, t: float
 ) -> dict[str, Any]:
     """Rows, the identical pairs, and the fastest of each side here (each has as many to choose from)."""
     found = budgets(contenders[OUR_PLAIN], prompts, n_tokens, t)
@@ -195,14 +197,21 @@ def _verdict(
         "best_llama_server": theirs,
         "best_over_best": against,
         "auto_over_best": alone,
+        "auto_over_best_by_category": {
+            kind: _both(answers, auto, theirs, [k == kind for k in kinds]) for kind in sorted(set(kinds))
+        }
+        if auto and theirs
+        else None,
     }
     print(json.dumps(told), file=sys.stderr)
     said = sum(said for said, _ in found)
     return {**told, "rows": rows, "share_cut_as_loops": 1 - sum(kept for _, kept in found) / said}
 
 
-def _both(answers: Answers, a: str, b: str) -> dict[str, Any]:
-    return {"decoding": ratio(answers[a], answers[b]), "whole_answer": ratio(answers[a], answers[b], whole)}
+def _both(answers: Answers, a: str, b: str, taken: Sequence[bool] | None = None) -> dict[str, Any]:
+    """One over the other, over all prompts or those taken."""
+    some = [list(compress(answers[name], taken or repeat(True))) for name in (a, b)]
+    return {"decoding": ratio(*some), "whole_answer": ratio(*some, whole)}
 
 
 def _print_table(rows: dict[str, Any], title: str) -> None:
