@@ -186,8 +186,9 @@ def _verdict(
     answers = meet(contenders, prompts, [kept for _, kept in found], t)
     rows = lines(answers, t)
     _print_table(rows, f"final, temperature {t}")
-    mine, theirs = (next(iter(fastest(rows, side)), None) for side in ("edgespec", "llama-server"))
     auto = "edgespec auto" if "edgespec auto" in answers else None
+    fixed = {name: row for name, row in rows.items() if name != auto}
+    mine, theirs = (next(iter(fastest(fixed, side)), None) for side in ("edgespec", "llama-server"))
     pairs = {f"{a} over {b}": _both(answers, a, b) for a, b in IDENTICAL.items() if b in answers}
     against = _both(answers, mine, theirs) if mine and theirs else None
     alone = _both(answers, auto, theirs) if auto and theirs else None
