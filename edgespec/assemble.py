@@ -139,10 +139,15 @@ def _workbench(
     draft = next(iter(drafters.models.values()), None)
     key = planner.curve_key(planner.target, plans[name].configuration.placement)
 
+    controllers: dict[str, Controller] = {}
+
     def controller(name: str) -> Controller:
+        """A method goes on deciding by what it saw of its own rounds; texts, which all methods say, are unlearnt."""
         assert opening.drafting is not None
         opening.drafting.unlearn()
-        return opening.drafting.controller(plans[name].configuration, methods[name])
+        if name not in controllers:
+            controllers[name] = opening.drafting.controller(plans[name].configuration, methods[name])
+        return controllers[name]
 
     bench = Workbench(assistant, choices, whys, how, target, draft, _model_drafter, key, controller)
     if len(methods) > 1:

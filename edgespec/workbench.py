@@ -31,7 +31,7 @@ class Workbench:
     target         the loaded weights
     curve_key      under what the target's cost curve is remembered
     draft          the drafter's weights, None where nothing drafts; drafter_on makes a new drafter on a context of them
-    controller     makes what decides each round of a method, by its name
+    controller     what decides each round of a method, by its name: the same one at every use
     """
 
     assistant: Assistant

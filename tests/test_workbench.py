@@ -49,6 +49,13 @@ def test_answers_are_by_the_method_in_use(bench: Workbench, name: str, n_rows: i
     assert bench.assistant.engine.method == ("plain" if name == "plain" else "model")
 
 
+def test_a_method_goes_on_by_what_its_own_rounds_came_to(bench: Workbench) -> None:
+    """As a session would. Fails when auto meets every prompt of a benchmark as if it had never seen a round, or one
+    method decides by another one's."""
+    assert bench.controller("auto") is bench.controller("auto")
+    assert bench.controller("auto") is not bench.controller("plain")
+
+
 def test_methods_of_one_drafter_take_turns_on_its_context(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a chain and by masks, from the same weights. Fails when one believes in a past that the other moved on, when
     the context has no room for the wider of them, or when the text depends on who drafts."""
