@@ -104,12 +104,14 @@ def expand(
     n_vocab: int | None = None,
     n_ctx: int | None = None,
     n_jobs: int = 1,
+    alike: bool = False,
 ) -> int:
     """Writes the expansion to out, whole or not at all; returns its bytes; raises ExpansionError, OSError.
 
     n_vocab is the source's own or more, the rest being tokens that are never chosen; the head is tied as the source's.
     n_ctx is the context that the file claims to be trained for, the source's by default.
     n_jobs processes make tensors at once, each with memory for its own; the file is the same.
+    alike: layers that only pass on what they get all hold what the first of them does, which is made in less time.
     """
     n_vocab = source.n_vocab if n_vocab is None else n_vocab
     if not source.n_vocab <= n_vocab <= MAX_VOCAB:
@@ -142,7 +144,14 @@ def expand(
             made: np.ndarray = quantize(expansion.tensor(*item), precision.kind(item[0]))
             return made
 
-        for tensor in _tensors(make, list(sizes.items()), n_jobs):
+        origin = {name: expansion.like(name) if alike else name for name in sizes}
+        made = _tensors(make, [item for item in sizes.items() if origin[item[0]] == item[0]], n_jobs)
+        copied = {first for name, first in origin.items() if first != name}
+        kept: dict[str, np.ndarray] = {}
+        for name, first in origin.items():
+            tensor = next(made) if first == name else kept[first]
+            if name in copied:
+                kept[name] = tensor
             writer.write_tensor_data(tensor)
         writer.close()
         n_bytes = part.stat().st_size
@@ -247,6 +256,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the values that cannot reach the output")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes that make tensors at once")
+    parser.add_argument("--alike", action="store_true", help="layers that only pass on hold the same values: quicker")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.gguf")
     options = parser.parse_args(arguments)
     started = time.perf_counter()
@@ -257,7 +267,16 @@ def main(arguments: list[str] | None = None) -> int:
         padded = options.vocab is not None and options.vocab > source.n_vocab
         shape = smallest(source.shape, precision, padded) if options.shape == "same" else SHAPES[options.shape]
         n_bytes = expand(
-            source, shape, precision, options.out, label, options.seed, options.vocab, options.context, options.jobs
+            source,
+            shape,
+            precision,
+            options.out,
+            label,
+            options.seed,
+            options.vocab,
+            options.context,
+            options.jobs,
+            options.alike,
         )
     except (ExpansionError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The tables of README on a GPU: peers, then `edgespec bench`, for the 1B and 8B shapes.
+# The tables of README on a GPU: peers, `edgespec bench` and what passes cost there, for the 1B and 8B shapes.
 #
 # usage: benchmarks/gpu.sh [build|bench|all]     PEERS="8b:q4_0 1b:f16 1b:q4_0" by default, the most telling one first;
-#                                                BENCH likewise, "" for none
+#                                                PASSES and BENCH likewise, "" for none
+#        benchmarks/gpu.sh run COMMAND...        with the variables that make Python use this build
 # With .gpu/ (made by `make pack-gpu` where there is a network) nothing is fetched: ggml is built from its sources for the
 # GPU here, what else the runtime and llama-server consist of came along or is built too, and its wheels are used.
 # Without it `make setup-dev llama-server` does both.
@@ -13,6 +14,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-all}
 peers=${PEERS-8b:q4_0 1b:f16 1b:q4_0}
+passes=${PASSES-$peers}
 benches=${BENCH-$peers}
 models=${MODELS:-/tmp/edgespec-models}
 place=${GPU_BUILD:-/tmp/edgespec-gpu}
@@ -50,9 +52,9 @@ environment() {
 expand() {
     local python=$1 pair
     mkdir -p "$models"
-    for pair in $(printf '%s\n' $peers $benches | awk '!seen[$0]++'); do
+    for pair in $(printf '%s\n' $passes $peers $benches | awk '!seen[$0]++'); do
         [ -e "$(file_of "$pair")" ] || "$python" benchmarks/expand.py edgespec/demo/demo.gguf --shape "${pair%:*}" \
-            --type "${pair#*:}" --jobs "$2" -o "$(file_of "$pair")"
+            --type "${pair#*:}" --alike --jobs "$2" -o "$(file_of "$pair")"
     done
 }
 
@@ -70,7 +72,7 @@ build() {
         [ "${SLIM:-0}" = 0 ] || python3 tools/slim_cuda.py "$place/unpacked/vendor/llama.cpp"
         mv "$place/unpacked" "$place/src"
     fi
-    expand python3 6 >"$place/expand.log" 2>&1 &
+    expand python3 "${JOBS:-6}" >"$place/expand.log" 2>&1 &
     local expanding=$!
     [ -e "$bin/libggml-cuda.so" ] || compile
     say "built; waiting for models"
@@ -81,6 +83,10 @@ build() {
 compile() {
     local target=llama-server arguments=() cublas
     [ ! -e .gpu/host.tar.xz ] || unpack .gpu/host.tar.xz "$bin"
+    if [ -e .gpu/ggml.tar.gz ]; then # libggml*.so*, built for such a GPU before
+        tar xzf .gpu/ggml.tar.gz -C "$bin"
+        return
+    fi
     # What was built elsewhere is taken if it runs here: it meets the GPU through ggml alone.
     if [ -x "$bin/llama-server" ] && "$bin/llama-server" --version >/dev/null 2>&1; then target=ggml; fi
     ! command -v ninja >/dev/null || arguments+=(-G Ninja)
@@ -111,7 +117,8 @@ compile() {
 # Whether the first model's plan uses the GPU and it answers; else nothing would be worth measuring.
 answers() {
     local file
-    file=$(file_of "${peers%% *}")
+    file=$(printf '%s\n' $passes $peers $benches | head -1)
+    file=$(file_of "$file")
     timeout 120 "$1" -m edgespec.cli probe -m "$file" -d demo-draft --json >"$place/probe.json" || return 1
     if packed && ! grep -Eq '"CUDA[0-9]+": [1-9]' "$place/probe.json"; then
         say "the plan uses no GPU"
@@ -143,6 +150,9 @@ bench() {
     fi
     expand "$python" 4
     answers "$python" || { say "edgespec does not answer here"; return 1; }
+    for pair in $passes; do
+        step "$python" benchmarks/passes.py "$(file_of "$pair")" --name "$(name_of "$pair")" --rounds ${PROFILE:+--profile}
+    done
     for pair in $peers; do
         step "$python" benchmarks/peers.py "$(file_of "$pair")" --name "$(name_of "$pair")" "${server[@]}" \
             --ours "$ours" --theirs "$theirs" --prompts "${PROMPTS:-12}" --tokens 64
@@ -158,9 +168,13 @@ bench() {
 case $what in
 build) build ;;
 bench) bench ;;
+run)
+    environment
+    "${@:2}"
+    ;;
 all)
     build
     bench
     ;;
-*) echo "gpu.sh: $what is neither build, bench nor all" >&2 && exit 2 ;;
+*) echo "gpu.sh: $what is neither build, bench, all nor run" >&2 && exit 2 ;;
 esac
