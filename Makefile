@@ -64,14 +64,15 @@ memory: models-memory  ## memory's benchmarks: predict, levers, budgets, hog, ki
 	  echo "benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py || status=1; \
 	done; exit $$status
 
-control: models-1b  ## does speculation pay, and never lose: control, mixed, ablation, drafters (90 minutes, idle machine)
+control: models-memory  ## does speculation pay, and never lose: control, mixed, ablation, drafters (two hours, idle machine)
 	@$(BIN)/python benchmarks/useless.py -o .cache/models/demo-draft-random.gguf
-	@for type in f16 q4_0; do \
-	  $(BIN)/python benchmarks/control.py .cache/models/demo-1b-$$type.gguf --name 1b-$$type \
-	    --useless .cache/models/demo-draft-random.gguf || exit 1; \
+	@for name in 1b-f16 1b-q4_0 moe-q4_0; do \
+	  $(BIN)/python benchmarks/control.py .cache/models/demo-$$name.gguf --name $$name --minutes 0 --each 4 \
+	    --each-alone 7 --useless .cache/models/demo-draft-random.gguf || exit 1; \
 	done
 	@$(BIN)/python benchmarks/mixed.py
-	@$(BIN)/python benchmarks/ablation.py benchmarks/results/control-1b-f16.json benchmarks/results/control-1b-q4_0.json
+	@$(BIN)/python benchmarks/ablation.py benchmarks/results/control-1b-f16.json benchmarks/results/control-1b-q4_0.json \
+	  benchmarks/results/control-moe-q4_0.json
 	@$(BIN)/python benchmarks/parallel.py edgespec/demo/demo.gguf edgespec/demo/demo-draft.gguf edgespec/demo/demo-draft-parallel.gguf
 	@$(BIN)/python benchmarks/verifiers.py
 	@$(BIN)/python benchmarks/lookahead.py

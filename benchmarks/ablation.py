@@ -73,7 +73,11 @@ def off(part: str) -> Iterator[None]:
         "sizing to what passes cost": (mock.patch.object(goodput.GoodputController, "size", _eight),),
         "padding to landings": (mock.patch.object(live.LiveCost, "padded", lambda _, rows: rows),),
         "corrected chances": (mock.patch.object(reliability.Reliability, "observe", return_value=None),),
-        "stopping inside a draft": (mock.patch.object(live.LiveCost, "row_ms", return_value=0.0),),
+        "reading ahead for the drafter": (mock.patch("edgespec.speculation.drafters.mix.N_AHEAD", 0),),
+        "stopping inside a draft": (
+            mock.patch.object(live.LiveCost, "row_ms", return_value=[]),
+            mock.patch.object(goodput.GoodputController, "_level_ms", return_value=0.0),
+        ),
         "trying other arms": (mock.patch.object(goodput.GoodputController, "_worth_trying", return_value=None),),
         "not drafting as an arm": (mock.patch.object(goodput.GoodputController, "_change_arm", _never_plain),),
     }
@@ -90,6 +94,7 @@ PARTS = (
     "sizing to what passes cost",
     "padding to landings",
     "corrected chances",
+    "reading ahead for the drafter",
     "stopping inside a draft",
     "trying other arms",
     "not drafting as an arm",

@@ -7,6 +7,7 @@ A contestant starts with nothing learnt. Texts are generated (plain decoding, cu
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from edgespec.bench.loops import loop_start
 from edgespec.engine.clock import TimedContext
 from edgespec.engine.loop import Engine
 from edgespec.engine.setup import Setup
+from edgespec.speculation.arms import Arm
 from edgespec.speculation.controllers import Controller, FixedController
 from edgespec.speculation.cost import Curve
 from edgespec.speculation.drafters.automaton import Automaton
@@ -80,7 +82,11 @@ class Corner:
         """The controller between these arms and not drafting."""
         priors = {"lookup": 1.02, "model": self.prior, "mix": self.prior + 0.01}
         kinds = Kinds(classes_of(self.target.pieces()))
-        every = {name: (Choice(name, ROWS, ROWS - 1, WIDTH), priors[name]) for name in arms}
+        alone = "model" if "model" in arms else None
+        every = {
+            name: Arm(Choice(name, ROWS, ROWS - 1, WIDTH), priors[name], None if name == "lookup" else alone)
+            for name in arms
+        }
         return self.contestant(lambda _: GoodputController(every, LiveCost(self.curve), kinds))
 
     def contestant(self, controller: Callable[[dict[str, Drafter]], Controller]) -> Contestant:
@@ -133,12 +139,17 @@ def recorded(model: Model, name: str, n_tokens: int, n_most: int | None = None) 
 
 
 def generated(
-    corner: Corner, temperature: float, n_tokens: int, n_each: int, longest: int = 96, least: int = 8
+    corner: Corner, temperature: float, n_tokens: int, n_each: int, longest: int = 96, least: int = 8, first: int = 0
 ) -> list[Text]:
-    """What plain decoding says to dev prompts, n_each of each category, loops cut; those too short are passed over."""
+    """What plain decoding says to dev prompts, n_each of each category, loops cut; those too short are passed over, and
+    so are the first prompts of each category that `first` counts."""
     plain = corner.fixed(PLAIN)
     by_category: dict[str, list[Text]] = {}
+    n_seen: Counter[str] = Counter()
     for number, entry in enumerate(lines_of("prompts_dev.jsonl")):
+        n_seen[entry["category"]] += 1
+        if n_seen[entry["category"]] <= first:
+            continue
         prompt = prompt_ids(corner.target, entry["turns"][0])
         if len(prompt) > longest:  # the question's beginning; reading prompts is not what is compared
             prompt = [*prompt[: longest - 2], *prompt[-2:]]

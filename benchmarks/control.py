@@ -4,7 +4,8 @@ usage: control.py MODEL.gguf --name NAME [--draft DRAFT.gguf] [--minutes M]; res
 Three kinds of text: recorded answers (replayed), copies (edits, quotes, typos; replayed), generated ones with loops
 cut at temperature 0 and 0.8. Contestants start with nothing learnt; an answer is said by all of them in a rotating
 order. Time counts from behind the first round (which reads the prompt): the runtime's and Python's together. Repeats
-go on until the minutes are over; learnt state is reset before each.
+go on until the minutes are over; learnt state is reset before each. "alone" is the generated text once more, of more
+prompts and without a drafter: what is said to be never slower needs narrow intervals.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,12 +84,27 @@ def figures(rows: Sequence[dict[str, Any]], base: str = "plain") -> dict[str, An
     return found
 
 
+def over_best(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The controller over the fixed choice, plain decoding included, that was best in hindsight, by category."""
+    groups: dict[str, list[dict[str, Any]]] = {"overall": list(rows)}
+    for row in rows:
+        groups.setdefault(row["category"], []).append(row)
+    found = {}
+    for group, some in groups.items():
+        ms = {name: [r["ms"][name] * r["n_tokens"] for r in some] for name in ("plain", *FIXED, WITH_DRAFTER)}
+        best = min(("plain", *FIXED), key=lambda name: sum(ms[name]))
+        found[group] = {"best": best, **contest.ratio(ms[best], ms[WITH_DRAFTER])}
+    return found
+
+
 def arms_of(contestant: Contestant) -> dict[str, Any]:
-    """What drafted how many rounds."""
-    counts: dict[str, int] = {}
-    for step in contestant.steps:
-        counts[step.choice.drafter] = counts.get(step.choice.drafter, 0) + 1
-    return {"rounds": counts, "switched": getattr(contestant.controller, "n_switched", None)}
+    """What drafted how many rounds, and how many of the first ones."""
+    names = [step.choice.drafter for step in contestant.steps]
+    return {
+        "rounds": Counter(names),
+        "first_40_rounds": Counter(names[:40]),
+        "switched": getattr(contestant.controller, "n_switched", None),
+    }
 
 
 class Run:
@@ -128,7 +145,10 @@ class Run:
             found = figures(rows)["overall"]
             said = {n: f"{f['ratio']:.3f} ({f['low']:.3f} to {f['high']:.3f})" for n, f in found.items()}
             print(name, "repeat", repeat, said, file=sys.stderr, flush=True)
-        return {"n_texts": len(texts), "n_repeats": repeat, "ratio_to_plain": figures(rows), "arms": arms, "raw": rows}
+        found = {"n_texts": len(texts), "n_repeats": repeat, "ratio_to_plain": figures(rows), "arms": arms}
+        if WITH_DRAFTER in rows[0]["ms"]:
+            found["auto_over_best_fixed"] = over_best(rows)
+        return found | {"raw": rows}
 
 
 def main() -> None:
@@ -138,12 +158,13 @@ def main() -> None:
     parser.add_argument("--draft", type=Path, default=DEMO_DRAFT)
     parser.add_argument("--useless", type=Path, default=None, help="a drafter with random weights (useless.py)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--parts", default="replay,copies,generated")
+    parser.add_argument("--parts", default="replay,copies,generated,alone")
     parser.add_argument("--minutes", type=float, default=4.0, help="of each part, beyond a first repeat")
     parser.add_argument("--tokens", type=int, default=32, help="of generated texts")
     parser.add_argument("--replays", type=int, default=20)
     parser.add_argument("--copies", type=int, default=24)
     parser.add_argument("--each", type=int, default=8, help="generated texts of each category")
+    parser.add_argument("--each-alone", type=int, default=20, help="the same where no drafter takes part")
     args = parser.parse_args()
     run = Run(args)
     result: dict[str, Any] = {"curve": run.curve.to_dict()}
@@ -158,6 +179,11 @@ def main() -> None:
             texts = contest.generated(run.alone, temperature, args.tokens, args.each)
             name = f"generated, temperature {temperature:g}"
             result[name] = run.part(name, run.every, texts, args.minutes)
+    if "alone" in args.parts:
+        for temperature in (0.0, 0.8):
+            texts = contest.generated(run.alone, temperature, args.tokens, args.each_alone, first=args.each)
+            name = f"alone, temperature {temperature:g}"
+            result[name] = run.part(name, run.free, texts, args.minutes)
     record.write(f"control-{args.name}", result)
 
 

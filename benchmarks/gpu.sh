@@ -19,9 +19,9 @@ benches=${BENCH-$peers}
 models=${MODELS:-/tmp/edgespec-models}
 place=${GPU_BUILD:-/tmp/edgespec-gpu}
 bin=$place/bin
-# The drafting settings of each side: as many of ours as of theirs, and the identical chains among them.
-ours=${OURS:-auto,chain@4,chain@6,tree@4,tree@6,tree@8,tree@16}
-theirs=${THEIRS:-draft 2,draft 3,draft 5,draft 8,draft 3 p0.5,draft 5 p0.5,draft 8 p0.5}
+# The fixed settings of each side: as many of ours as of theirs, and the identical chains among them.
+ours=${OURS:-auto,chain@4,chain@6,tree@4,tree@6}
+theirs=${THEIRS:-draft 2,draft 3,draft 5,draft 8}
 
 packed() { [ -e .gpu/sources.tar.xz ]; }
 say() { echo "gpu.sh: ${SECONDS} s: $*" >&2; }

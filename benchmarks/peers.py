@@ -14,13 +14,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import compress, repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import record
 from contenders import Contender, Run, open_library, open_ours, open_peers
-from prompts import dev_prompts
+from prompts import categories, dev_prompts
 
 from edgespec.bench.figures import paired_median
 from edgespec.bench.loops import loop_start
@@ -177,20 +178,23 @@ def final(
         ):
             seen = dev_prompts(bench.target, n_skip, longest=SCREENED_LONGEST) if n_skip else []
             prompts = [p for p in dev_prompts(bench.target, n_prompts + n_skip, longest=150) if p not in seen]
+            prompts = prompts[:n_prompts]
+            kinds = categories(bench.target, prompts)
             for t in temperatures:
-                yield str(t), _verdict({**mine, **theirs}, prompts[:n_prompts], n_tokens, t)
+                yield str(t), _verdict({**mine, **theirs}, prompts, kinds, n_tokens, t)
 
 
 def _verdict(
-    contenders: Mapping[str, Contender], prompts: Sequence[list[int]], n_tokens: int, t: float
+    contenders: Mapping[str, Contender], prompts: Sequence[list[int]], kinds: Sequence[str], n_tokens: int, t: float
 ) -> dict[str, Any]:
     """Rows, the identical pairs, and the fastest of each side here (each has as many to choose from)."""
     found = budgets(contenders[OUR_PLAIN], prompts, n_tokens, t)
     answers = meet(contenders, prompts, [kept for _, kept in found], t)
     rows = lines(answers, t)
     _print_table(rows, f"final, temperature {t}")
-    mine, theirs = (next(iter(fastest(rows, side)), None) for side in ("edgespec", "llama-server"))
     auto = "edgespec auto" if "edgespec auto" in answers else None
+    fixed = {name: row for name, row in rows.items() if name != auto}
+    mine, theirs = (next(iter(fastest(fixed, side)), None) for side in ("edgespec", "llama-server"))
     pairs = {f"{a} over {b}": _both(answers, a, b) for a, b in IDENTICAL.items() if {a, b} <= answers.keys()}
     against = _both(answers, mine, theirs) if mine and theirs else None
     alone = _both(answers, auto, theirs) if auto and theirs else None
@@ -200,14 +204,21 @@ def _verdict(
         "best_llama_server": theirs,
         "best_over_best": against,
         "auto_over_best": alone,
+        "auto_over_best_by_category": {
+            kind: _both(answers, auto, theirs, [k == kind for k in kinds]) for kind in sorted(set(kinds))
+        }
+        if auto and theirs
+        else None,
     }
     print(json.dumps(told), file=sys.stderr)
     said = sum(said for said, _ in found)
     return {**told, "rows": rows, "share_cut_as_loops": 1 - sum(kept for _, kept in found) / said}
 
 
-def _both(answers: Answers, a: str, b: str) -> dict[str, Any]:
-    return {"decoding": ratio(answers[a], answers[b]), "whole_answer": ratio(answers[a], answers[b], whole)}
+def _both(answers: Answers, a: str, b: str, taken: Sequence[bool] | None = None) -> dict[str, Any]:
+    """One over the other, over all prompts or those taken."""
+    some = [list(compress(answers[name], taken or repeat(True))) for name in (a, b)]
+    return {"decoding": ratio(*some), "whole_answer": ratio(*some, whole)}
 
 
 def _print_table(rows: dict[str, Any], title: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from edgespec.backends.base import Model
@@ -16,12 +17,9 @@ def dev_prompts(model: Model, n: int, longest: int) -> list[list[int]]:
     Raises ValueError when the file holds fewer.
     """
     by_category: dict[str, list[list[int]]] = {}
-    for line in (DATA / "prompts_dev.jsonl").read_text().splitlines():
-        entry = json.loads(line)
-        text = f"<|bos|><|user|>{entry['turns'][0]}<|end|><|assistant|>"
-        ids = model.tokenize(text.encode(), special=True)
+    for category, ids in _every(model):
         if len(ids) <= longest:
-            by_category.setdefault(entry["category"], []).append(ids)
+            by_category.setdefault(category, []).append(ids)
     queues = list(by_category.values())
     found: list[list[int]] = []
     while queues and len(found) < n:
@@ -31,3 +29,16 @@ def dev_prompts(model: Model, n: int, longest: int) -> list[list[int]]:
     if len(found) < n:
         raise ValueError(f"{n} prompts of at most {longest} tokens were asked for, {len(found)} are there")
     return found[:n]
+
+
+def categories(model: Model, prompts: list[list[int]]) -> list[str]:
+    """Of prompts that `dev_prompts` gave."""
+    known = {tuple(ids): category for category, ids in _every(model)}
+    return [known[tuple(ids)] for ids in prompts]
+
+
+def _every(model: Model) -> Iterator[tuple[str, list[int]]]:
+    for line in (DATA / "prompts_dev.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        text = f"<|bos|><|user|>{entry['turns'][0]}<|end|><|assistant|>"
+        yield entry["category"], model.tokenize(text.encode(), special=True)

@@ -29,8 +29,9 @@ def table() -> str:
 def _speed() -> list[str]:
     lines = [
         "| 1B shape, 2 cores | temperature | llama-server, plain | edgespec, best fixed setting | llama-server, "
-        "best setting | edgespec over llama-server | whole answers, cold prompt | command |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "best setting | edgespec, nothing set, over llama-server, best setting | best fixed setting over it "
+        "| whole answers, cold prompt | command |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for kind, shown in KINDS.items():
         result = load(f"peers-1b-{kind}")
@@ -43,7 +44,8 @@ def _speed() -> list[str]:
                 f"{rows['llama-server plain']['tokens_per_second']:.1f} tokens/s",
                 f"{_times(rows[mine][base])}, {mine.removeprefix('edgespec ')}",
                 f"{_times(rows[theirs][base])}, {theirs.removeprefix('llama-server ')}",
-                f"**{_range(final['best_over_best']['decoding'])}**",
+                f"**{_range(final['auto_over_best']['decoding'])}**" if final.get("auto_over_best") else "-",
+                _range(final["best_over_best"]["decoding"]),
                 _range(final["best_over_best"]["whole_answer"]),
                 _command(f"peers-1b-{kind}", result),
             ]

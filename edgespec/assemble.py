@@ -106,24 +106,36 @@ def _open(
         made = plans[name]
         lines = explain.plan(methods[name], planner.target.quantisation, made.lines, planner.why_plain, facts)
         unused = runtime_build.unused_gpu_warning(runtime.supports_gpu())
-        warnings = [*explain.warnings(chat.warning, asked, facts, unused), *made.warnings, *opening.warnings]
-        if ladder.rung > begin_at(made.rungs, rung):
-            warnings.append(f"memory did not suffice for the plan; this runs as {described(ladder.configuration)}")
+        warned = (*explain.warnings(chat.warning, asked, facts, unused), *made.warnings, *opening.warnings)
         assistant = Assistant(
             entry=entry,
             chat=chat,
             engine=engine,
             plan=(*lines, *opening.lines, _ladder_line(made, ladder)),
-            warnings=tuple(warnings),
+            warnings=(*warned, *_stepped_down(made, ladder, rung)),
             owned=stack.pop_all(),
             memory=planner.report(made),
             n_rungs=1 + begin_at(made.rungs, len(made.rungs)),
             weighing=weighing,
             keep=keep,
         )
+    return _workbench(methods, assistant, planner, opening, plans, target, drafters)
+
+
+def _workbench(
+    methods: Mapping[str, Settings],
+    assistant: Assistant,
+    planner: Planner,
+    opening: Opening,
+    plans: Mapping[str, Plan],
+    target: LlamaModel,
+    drafters: Drafters,
+) -> Workbench:
+    """The assistant, with what it takes to change its method."""
+    name = next(iter(methods))
     choices = {name: p.configuration.choice for name, p in plans.items()}
     whys = {name: _why_plain(planner, p) for name, p in plans.items()}
-    how = replace(asked, threads=planner.n_threads)
+    how = replace(_leading(methods), threads=planner.n_threads)
     draft = next(iter(drafters.models.values()), None)
     key = planner.curve_key(planner.target, plans[name].configuration.placement)
 
@@ -140,6 +152,12 @@ def _open(
 
 def _model_drafter(context: Context) -> ModelDrafter:
     return ModelDrafter(Reader(context))
+
+
+def _stepped_down(made: Plan, ladder: Ladder, rung: int) -> tuple[str, ...]:
+    if ladder.rung <= begin_at(made.rungs, rung):
+        return ()
+    return (f"memory did not suffice for the plan; this runs as {described(ladder.configuration)}",)
 
 
 def _ladder_line(made: Plan, ladder: Ladder) -> PlanLine:

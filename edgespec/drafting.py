@@ -16,6 +16,7 @@ from edgespec.memory.configuration import Configuration
 from edgespec.memory.forecast import N_TEXT_TOKENS
 from edgespec.settings import SOURCES, Settings
 from edgespec.speculation.acceptance import Acceptance
+from edgespec.speculation.arms import Arm
 from edgespec.speculation.controllers import Controller, FixedController
 from edgespec.speculation.cost import Curve
 from edgespec.speculation.drafters.automaton import Automaton
@@ -111,7 +112,7 @@ class Drafting:
         asked = asked or self._asked
         arms = self._arms(c, asked) if asked.method == "auto" else {}
         if asked.method in SOURCES and asked.nodes is None and not c.choice.plain:
-            arms = {asked.method: (c.choice, 1.0)}  # sized to what passes cost, but never switched off
+            arms = {asked.method: Arm(c.choice, 1.0)}  # sized to what passes cost, but never switched off
         if not arms or self._curve is None:
             learns = {"model": self._acceptance, "parallel": self._by_place}
             return FixedController(c.choice, learns.get(c.choice.drafter))
@@ -125,19 +126,20 @@ class Drafting:
         self._control = made
         return made
 
-    def _arms(self, c: Configuration, asked: Settings) -> dict[str, tuple[Choice, float]]:
+    def _arms(self, c: Configuration, asked: Settings) -> dict[str, Arm]:
         """What auto decides between, and the goodput it begins with."""
         most = c.target.max_nodes
         width = 1 if asked.shape == "chain" or c.target.max_leaves <= 1 else 8
         depth = asked.depth or most - 1
-        arms: dict[str, tuple[Choice, float]] = {}
+        arms: dict[str, Arm] = {}
         if c.draft is not None and not c.choice.plain:
             expected = c.expected or 1.2
-            arms[c.choice.drafter] = c.choice, expected
+            alone = c.choice.drafter
+            arms[alone] = Arm(c.choice, expected, alone)
             if c.sources:
-                arms["mix"] = Choice("mix", c.choice.rows, depth, c.choice.width), expected + MIX_BONUS
+                arms["mix"] = Arm(Choice("mix", c.choice.rows, depth, c.choice.width), expected + MIX_BONUS, alone)
         if c.sources and most > 2:
-            arms["lookup"] = Choice("lookup", most, depth, width), LOOKUP_GOODPUT
+            arms["lookup"] = Arm(Choice("lookup", most, depth, width), LOOKUP_GOODPUT)
         return arms
 
     def unlearn(self) -> None:

@@ -184,17 +184,20 @@ class Sampling:
 class Choice:
     """What a controller asks of one round; drafter "none" is plain decoding.
 
-    rows      rows of the target's pass, node 0 included
-    depth     most drafted tokens on one path
-    width     most children of a node; 1 makes a chain
-    min_prob  nodes less likely to be reached than this are not worth drafting
+    rows        rows of the target's pass, node 0 included
+    depth       most drafted tokens on one path
+    width       most children of a node; 1 makes a chain
+    row_prices  expected tokens that the first, second, ... row of the pass must bring to pay; beyond, the last one's
+                price holds; (): rows are free
+    wave_price  expected tokens that one more pass of the drafter must bring
     """
 
     drafter: str
     rows: int
     depth: int
     width: int
-    min_prob: float = 0.0
+    row_prices: tuple[float, ...] = ()
+    wave_price: float = 0.0
 
     @property
     def plain(self) -> bool:
@@ -248,7 +251,8 @@ class Step:
 class Notice:
     """A line for the user in the middle of an answer: what changed, and why.
 
-    kind      "ladder" (the plan changed), "context" (room was made), "turns" (old ones were left out) or "restart"
+    kind      "ladder" (the plan changed), "context" (room was made), "turns" (old ones were left out), "saving" (what
+              was learnt could not be saved) or "restart"
     n_tokens  tokens of the answer that were there already
     """
 

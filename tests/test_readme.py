@@ -7,6 +7,8 @@ import importlib.util
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -22,14 +24,16 @@ def test_the_first_screen_shows_exactly_the_two_commands() -> None:
     assert {"chat", "test"} <= set(targets)
 
 
-def test_the_table_is_what_the_results_say() -> None:
-    """Fails when a figure was typed by hand, or measured again without `python benchmarks/readme_table.py`."""
-    spec = importlib.util.spec_from_file_location("readme_table", ROOT / "benchmarks" / "readme_table.py")
+@pytest.mark.parametrize(("page", "script"), [("README.md", "readme_table"), ("docs/control.md", "control_table")])
+def test_the_table_is_what_the_results_say(page: str, script: str) -> None:
+    """Fails when a figure was typed by hand, or measured again without the script that writes the table."""
+    spec = importlib.util.spec_from_file_location(script, ROOT / "benchmarks" / f"{script}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.rendered(README) == README
+    text = (ROOT / page).read_text()
+    assert module.rendered(text) == text
 
 
 def test_every_link_leads_somewhere() -> None:

@@ -53,6 +53,8 @@ class Worker:
         self._assistant: Assistant | None = None
         self._said, self._said_at = "", 0.0
         self._saving = threading.Lock()
+        self._unsaved: str | None = None
+        self._unsaved_told: str | None = None
 
     def listen(self) -> None:
         """Queue orders, note cancels at once; leave the process when the parent is gone, even in mid-pass."""
@@ -137,6 +139,7 @@ class Worker:
     def _generate(self, order: Generate) -> None:
         if self._assistant is None:
             raise EdgespecError("no model is loaded; send Load first")
+        self._tell_unsaved(order.request)
         for event in self._assistant.chat.stream(
             order.messages,
             sampling=order.sampling,
@@ -156,7 +159,13 @@ class Worker:
             else:
                 with self._saving:
                     self._pipe.send(self._done(order.request, event))
-                    self._assistant.keep()
+                    self._unsaved = self._assistant.keep()
+
+    def _tell_unsaved(self, request: int) -> None:
+        """A failure to save what the last answer taught, found after it was sent, is told with the next one, once."""
+        if self._unsaved and self._unsaved != self._unsaved_told:
+            self._pipe.send(Noted(request, Notice("saving", self._unsaved)))
+        self._unsaved_told = self._unsaved
 
     def _done(self, request: int, answer: Answer) -> Done:
         import psutil

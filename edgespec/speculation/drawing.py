@@ -40,13 +40,14 @@ def grow_drawn(tree: GrowingTree, read: Callable[[list[int]], Children], limits:
 
     read(nodes) evaluates nodes of `tree` in one pass: tokens in the order they were drawn, logprob the log-chance of
     each to be accepted when it is its turn, -inf where nothing was left to draw. Slots less likely to be asked for than
-    limits.min_prob stay empty; n_waves and reach do not apply.
+    limits.row_prices say stay empty; n_waves, reach and wave_price do not apply.
     """
     drawn: dict[int, tuple[list[int], list[float]]] = {}
     slots = [(0.0, tree.root, 0)]  # minus the log-chance that it is asked for, the node, which child of it
     n_leaves, depth_most = 1, tree.depth[tree.root] + limits.depth
-    worth = -math.log(limits.min_prob) if limits.min_prob > 0 else math.inf
-    while slots and slots[0][0] <= worth and len(tree.token) - tree.root < limits.rows:
+    while slots and (n_rows := len(tree.token) - tree.root) < limits.rows:
+        if math.exp(-slots[0][0]) < limits.price(n_rows):
+            break
         _, node, rank = slots[0]
         if node not in drawn:
             wave = _wave(slots, drawn, limits.n_beams, limits.rows - len(tree.token) + tree.root)

@@ -7,22 +7,25 @@ in use rather than from the clock alone, so that a disturbed pass does not speak
 
 Trying is paid for out of PROBE_SHARE of the time: what a trial lost against the arm in use is entered in a ledger, and
 while the ledger is overdrawn nothing is tried. An arm gives way only to one that is better by MARGIN.
-Inside a draft, nodes less likely than `min_prob` are not drafted: a node must be worth the time of a row (SpecDec++,
-arXiv 2405.19715: a threshold is the optimal rule). Not covered: chances (reliability.py), the clock.
+Inside a draft a node must be worth the time of its row, and a pass of the drafter its own (SpecDec++, arXiv 2405.19715:
+a threshold is the optimal rule); both are prices in tokens. An arm that rests on a drafter which lands nothing is left
+whatever it came to: a useless drafter beside useful sources costs too little to be found out by goodput.
+Not covered: chances (reliability.py), the clock.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from edgespec.speculation.acceptance import Acceptance
+from edgespec.speculation.arms import FIRST_GAP, MOST_GAP, Arm, Record
 from edgespec.speculation.live import LiveCost
 from edgespec.speculation.reliability import N_KINDS, Kinds, Reliability
 from edgespec.speculation.sizing import Sized, best_size, cut
-from edgespec.types import MAX_NODES, PLAIN, Choice, Ids, Step, TokenTree, Verdict
+from edgespec.types import PLAIN, Choice, Ids, Step, TokenTree, Verdict
 
 PROBE_SHARE = 0.011
 # Plain steps that may be lost on trials before anything was earned.
@@ -30,67 +33,12 @@ ALLOWANCE = 5.0
 # Rounds of one trial: a drafter that was idle has to read the text first, which more rounds must make up for.
 N_PROBE = 4
 LEAST_TRIED = 4
-# Rounds of its kind of text between two trials of an arm, doubled by every one that it lost.
-FIRST_GAP, MOST_GAP = 16, 256
 # A plain round may be filled up to so many rows: every context has room for them.
 MOST_PLAIN = 2
 MARGIN = 0.01
-# So many first rounds are believed whatever they take: a slow drafter must not look quick in the rounds that decide.
-N_BELIEVED = 3
-# Rounds that count, roughly; a prior counts as N_PRIOR of them.
-FORGET, N_PRIOR = 0.985, 3.0
-# What is known of an idle arm halves in some 350 rounds of its kind of text.
-FADE = 0.998
+# No row and no pass of a drafter asks for more: a token that is sure is drafted at any price.
+MOST_PRICE = 0.9
 BONUS = 0.25
-# Rounds of earlier sessions that count.
-N_REMEMBERED = 8.0
-# Sums of discounted rounds come nowhere near; a file that says more is damaged.
-MOST_KEPT = 1e6
-# What one arm learns of a kind of text is told to the other kinds at this weight.
-ELSEWHERE = 0.25
-
-
-@dataclass
-class _Arm:
-    """Discounted sums by kind of text: tokens, plain steps that they cost, rounds; and drafting time in plain steps."""
-
-    choice: Choice
-    prior: float
-    tokens: list[float] = field(default_factory=lambda: [0.0] * N_KINDS)
-    steps: list[float] = field(default_factory=lambda: [0.0] * N_KINDS)
-    rounds: list[float] = field(default_factory=lambda: [0.0] * N_KINDS)
-    lost: float = 1.0  # plain steps that a trial lost of late
-    aside_ms: float = 0.0  # what a round takes besides the target's pass
-    n_aside: int = 0
-    node_ms: float = 0.0  # what drafting takes a node
-    gap: list[int] = field(default_factory=lambda: [FIRST_GAP] * N_KINDS)  # rounds until the next trial
-    due: list[int] = field(default_factory=lambda: [0] * N_KINDS)
-
-    def aside(self, ms: float) -> float:
-        """What to believe of the time beside the pass: a process that was stopped in between says nothing."""
-        self.n_aside += 1
-        if self.n_aside > N_BELIEVED:
-            ms = min(ms, 4 * self.aside_ms + 1.0)
-        ms = max(ms, 0.0)
-        self.aside_ms += max(1 / self.n_aside, 0.1) * (ms - self.aside_ms)
-        return ms
-
-    def goodput(self, kind: int) -> float:
-        """Tokens a plain step."""
-        return (self.tokens[kind] + N_PRIOR * self.prior) / (self.steps[kind] + N_PRIOR)
-
-    def fade(self, kind: int) -> None:
-        """What an idle arm once came to says less and less: it is tried again, rarely."""
-        for sums in (self.tokens, self.steps, self.rounds):
-            sums[kind] *= FADE
-
-    def observe(self, kind: int, tokens: float, steps: float) -> None:
-        for k in range(N_KINDS):
-            weight = 1.0 if k == kind else ELSEWHERE
-            keep = 1 - weight * (1 - FORGET)
-            self.tokens[k] = keep * self.tokens[k] + weight * tokens
-            self.steps[k] = keep * self.steps[k] + weight * steps
-            self.rounds[k] = keep * self.rounds[k] + weight
 
 
 class GoodputController:
@@ -101,28 +49,28 @@ class GoodputController:
 
     def __init__(
         self,
-        arms: Mapping[str, tuple[Choice, float]],
+        arms: Mapping[str, Arm],
         costs: LiveCost,
         kinds: Kinds,
         acceptance: Acceptance | None = None,
         *,
         plain: bool = True,
     ) -> None:
-        """arms: by name, what may draft and the goodput expected of it; plain: not drafting is one too.
+        """arms: by name; plain: not drafting is one too, named "none".
 
         acceptance: told what rounds of the drafter alone came to, for the next plan.
         """
         self._acceptance = acceptance
-        self._arms = {"none": _Arm(PLAIN, 1.0)} if plain else {}
-        self._arms |= {name: _Arm(choice, prior) for name, (choice, prior) in arms.items()}
+        self._arms = {"none": Record(PLAIN, 1.0)} if plain else {}
+        self._arms |= {name: Record(arm.choice, arm.expected, drafter=arm.drafter) for name, arm in arms.items()}
         self._costs, self._kinds = costs, kinds
         self._reliability = {name: Reliability() for name in self._arms}
         self._total, self._lost = 0.0, 0.0
-        self._in_use = max(self._arms, key=lambda name: self._arms[name].prior)
+        self._in_use = max(self._usable(), key=lambda name: self._arms[name].prior)
         self._trial: str | None = None
         self._n_trial, self._trial_lost = 0, 0.0
         self._kind, self._n_past = 0, 0
-        self._n_nodes = 0
+        self._n_levels = 0
         self._n_rounds = [0] * N_KINDS
         self.n_switched = 0
 
@@ -136,14 +84,25 @@ class GoodputController:
         if choice.plain:
             return choice
         rows = min(choice.rows, n_rows_left)
-        if not self._arms[self._trial or self._in_use].n_aside:  # what drafting costs is not known yet
+        arm = self._arms[self._trial or self._in_use]
+        if not arm.n_aside:  # what drafting costs is not known yet
             rows = min(rows, LEAST_TRIED)
-        node_ms = self._costs.row_ms(rows, self._n_past) + self._arms[self._trial or self._in_use].node_ms
-        return replace(choice, rows=rows, min_prob=min(self._goodput() * node_ms, 0.9))
+        worth = self._goodput()
+        prices = (min(worth * ms, MOST_PRICE) for ms in (0.0, *self._costs.row_ms(rows, self._n_past)))
+        return replace(choice, rows=rows, row_prices=tuple(prices), wave_price=min(worth * arm.level_ms, MOST_PRICE))
+
+    def _usable(self) -> list[str]:
+        """Arms whose drafter lands something; one that mixes it with more waits until that is known."""
+        return [name for name in self._arms if self._lands(name)] or list(self._arms)
+
+    def _lands(self, name: str) -> bool:
+        alone = self._arms.get(self._arms[name].drafter or "")
+        return alone is None or (alone.lands and (alone is self._arms[name] or alone.known))
 
     def _change_arm(self) -> None:
-        best = max(self._arms, key=lambda name: self._arms[name].goodput(self._kind))
-        here = self._arms[self._in_use].goodput(self._kind)
+        usable = self._usable()
+        best = max(usable, key=lambda name: self._arms[name].goodput(self._kind))
+        here = self._arms[self._in_use].goodput(self._kind) if self._in_use in usable else 0.0
         if best != self._in_use and self._arms[best].goodput(self._kind) > (1 + MARGIN) * here:
             self._in_use = best
             self.n_switched += 1
@@ -156,7 +115,7 @@ class GoodputController:
         for name, arm in self._arms.items():
             if name in (self._in_use, "none"):  # what not drafting comes to is known
                 continue
-            if self._n_rounds[kind] < arm.due[kind]:
+            if self._n_rounds[kind] < arm.due[kind] or (arm.drafter != name and not self._lands(name)):
                 continue
             could[name] = arm.goodput(kind) + BONUS * math.sqrt(math.log(t + 2) / (arm.rounds[kind] + 1))
         if not could:
@@ -172,7 +131,7 @@ class GoodputController:
         return max(self._arms[self._in_use].goodput(self._kind), 1.0) / self._costs.ms(1, self._n_past)
 
     def size(self, choice: Choice, tree: TokenTree, history: Ids) -> Sized:
-        self._n_nodes = len(tree) - 1
+        self._n_levels = int(tree.depth[-1])
         chances = self._reliability[self._trial or self._in_use].chances(tree, self._kind)
 
         def pass_ms(rows: int) -> float:
@@ -199,9 +158,11 @@ class GoodputController:
         beside_ms = step.draft_ms + step.overhead_ms
         believed_ms = arm.aside(beside_ms)
         steps = (self._costs.ms(rows, step.n_past) + believed_ms) / one
-        if not arm.choice.plain:  # a round that caught up with the text says nothing of its nodes
-            own_ms = min(step.draft_ms, believed_ms) / self._n_nodes if self._n_nodes else 0.0
-            arm.node_ms += 0.2 * (min(own_ms, one) - arm.node_ms)
+        if not arm.choice.plain:
+            arm.level_ms += 0.2 * (min(self._level_ms(believed_ms), one) - arm.level_ms)
+        if step.n_drafted:
+            arm.drew(step.n_accepted > 0)
+            self._leave_useless(name)
         self._reliability[name].observe(tree, verdict, self._kind)
         here = max(self._arms[self._in_use].goodput(self._kind), 1.0)
         arm.observe(self._kind, n_tokens, steps)
@@ -219,19 +180,28 @@ class GoodputController:
             self._lost += max(self._trial_lost, 0.0)
             arm.lost = max(0.5 * arm.lost + 0.5 * self._trial_lost, 0.25)
             kind, here = self._kind, self._arms[self._in_use].goodput(self._kind)
-            arm.gap[kind] = FIRST_GAP if arm.goodput(kind) > here else min(2 * arm.gap[kind], MOST_GAP)
+            won = self._lands(name) and arm.goodput(kind) > here
+            arm.gap[kind] = FIRST_GAP if won else min(2 * arm.gap[kind], MOST_GAP)
             arm.due[kind] = self._n_rounds[kind] + arm.gap[kind]
             self._trial = None
+
+    def _level_ms(self, beside_ms: float) -> float:
+        """What a level of this round's draft took, Python's time included but for what a plain round takes as well."""
+        if not self._n_levels:
+            return 0.0
+        plain = self._arms.get("none")
+        return max(beside_ms - (plain.aside_ms if plain else 0.0), 0.0) / self._n_levels
+
+    def _leave_useless(self, name: str) -> None:
+        """One that lands nothing is not tried again at once either."""
+        if name == self._in_use and self._trial is None and not self._lands(name):
+            arm = self._arms[name]
+            arm.due = [n + gap for n, gap in zip(self._n_rounds, arm.gap, strict=True)]
 
     def to_dict(self) -> dict[str, Any]:
         """What to keep for the next session; `take` reads it back."""
         return {
-            name: {
-                "tokens": arm.tokens,
-                "steps": arm.steps,
-                "rounds": arm.rounds,
-                "reliability": self._reliability[name].to_list(),
-            }
+            name: {**arm.to_dict(), "reliability": self._reliability[name].to_list()}
             for name, arm in self._arms.items()
         }
 
@@ -239,18 +209,7 @@ class GoodputController:
         """Go on from what `to_dict` wrote, where it is about the same arms; older rounds count for less."""
         for name, arm in self._arms.items():
             kept = data.get(name) if isinstance(data, Mapping) else None
-            if not isinstance(kept, Mapping):
-                continue
-            self._reliability[name].take(kept.get("reliability"))
-            tokens, steps, rounds = (_sums(kept.get(part)) for part in ("tokens", "steps", "rounds"))
-            if tokens and steps and rounds and all(t <= MAX_NODES * s for t, s in zip(tokens, steps, strict=True)):
-                n = max(*rounds, N_REMEMBERED) / N_REMEMBERED
-                arm.tokens, arm.steps, arm.rounds = ([x / n for x in s] for s in (tokens, steps, rounds))
-        self._in_use = max(self._arms, key=lambda name: self._arms[name].goodput(0))
-
-
-def _sums(values: object) -> list[float] | None:
-    """Figures by kind of text, or None where they make no sense."""
-    if not isinstance(values, list) or len(values) != N_KINDS:
-        return None
-    return values if all(type(v) in (int, float) and 0 <= v <= MOST_KEPT for v in values) else None
+            if isinstance(kept, Mapping):
+                self._reliability[name].take(kept.get("reliability"))
+                arm.take(kept)
+        self._in_use = max(self._usable(), key=lambda name: self._arms[name].goodput(0))

@@ -58,8 +58,22 @@ class LiveCost:
         """Widths that were measured, rising, up to `most`."""
         return tuple(w for w in self.curve.rows if w <= most)
 
-    def row_ms(self, most: int, n_past: int) -> float:
-        """The cheapest that one more row of a pass comes to, anywhere between two widths."""
-        widths = self.widths(most)
-        steps = [(self.ms(b, n_past) - self.ms(a, n_past)) / (b - a) for a, b in pairwise(widths)]
-        return max(min(steps, default=self.ms(1, n_past)), 0.0)
+    def row_ms(self, most: int, n_past: int) -> list[float]:
+        """What the second, third, ... row of a pass adds at least, `most` rows in all, where the best width follows.
+
+        The slopes of the curve's lower convex hull: they never fall, and no width in between is worth more than they
+        say. Never below 0; a curve of one width says what a pass says.
+        """
+        hull: list[tuple[int, float]] = []
+        for point in ((w, self.ms(w, n_past)) for w in self.widths(most)):
+            while len(hull) > 1 and _slope(hull[-2], point) <= _slope(hull[-2], hull[-1]):
+                hull.pop()
+            hull.append(point)
+        if len(hull) < 2:
+            return [self.ms(1, n_past)] * (most - 1)
+        found = [max(_slope(a, b), 0.0) for a, b in pairwise(hull) for _ in range(b[0] - a[0])]
+        return found + [found[-1]] * (most - 1 - len(found))
+
+
+def _slope(a: tuple[int, float], b: tuple[int, float]) -> float:
+    return (b[1] - a[1]) / (b[0] - a[0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
+from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,9 +25,10 @@ class Limits:
     depth     drafted tokens on one path; width children of one node
     n_beams   nodes read in one wave of the drafter; n_waves waves in all
     n_leaves  leaves of the tree, and tips the drafter's cache may hold
-    min_prob  nodes less likely to be reached than this are not drafted
     reach     a node of a full tree is read only if a child of this probability would enter it: 1 grows exactly the best
               tree, less saves waves
+    row_prices, wave_price  as in Choice: a node must be likelier than its row costs, and the nodes of a wave together
+              than the wave does
     """
 
     rows: int
@@ -35,8 +37,13 @@ class Limits:
     n_leaves: int
     n_beams: int = 4
     n_waves: int = 64
-    min_prob: float = 0.0
     reach: float = 1.0
+    row_prices: tuple[float, ...] = ()
+    wave_price: float = 0.0
+
+    def price(self, rank: int) -> float:
+        """The least chance that a node with `rank` likelier ones must have."""
+        return self.row_prices[min(rank, len(self.row_prices) - 1)] if self.row_prices else 0.0
 
 
 # Reads a tenth fewer waves than 1 at the same tokens per pass (benchmarks/LOG.md).
@@ -58,8 +65,9 @@ def limits_of(choice: Choice, n_leaves: int, n_beams: int = N_BEAMS) -> Limits:
         n_leaves,
         n_beams,
         n_waves=choice.rows,
-        min_prob=choice.min_prob,
         reach=REACH,
+        row_prices=choice.row_prices,
+        wave_price=choice.wave_price,
     )
 
 
@@ -93,19 +101,24 @@ def grow(tree: GrowingTree, read: Callable[[list[int]], Children], limits: Limit
 
 
 class _Growth:
-    """Unread nodes as a heap, and the scores of the rows best nodes as another one, whose root is the score to beat."""
+    """Unread nodes as a heap, and the scores of the rows best nodes, rising: the first one is the score to beat."""
 
     def __init__(self, tree: GrowingTree, limits: Limits) -> None:
         self._tree, self._limits = tree, limits
         self._unread = [(0.0, tree.root)]
         self._best = [0.0]
         self._log_reach = math.log(limits.reach)
-        self._log_min = math.log(limits.min_prob) if limits.min_prob > 0 else -math.inf
         self._has_read_child: set[int] = set()
         self._n_tips = 1
 
     def _floor(self) -> float:
         return self._best[0] if len(self._best) == self._limits.rows else -math.inf
+
+    def _price(self, score: float, n_before: int = 0) -> float:
+        """Of the row that a node of this score would take behind all that are no worse, and n_before others."""
+        if not self._limits.row_prices:
+            return 0.0
+        return self._limits.price(len(self._best) - bisect_left(self._best, score) + n_before)
 
     def next_wave(self) -> list[int]:
         """Up to n_beams of the best unread nodes whose children could still enter the tree.
@@ -113,9 +126,12 @@ class _Growth:
         A node that the drafter's sequences cannot hold is passed over: a second read child of a node is a new tip.
         """
         wave: list[int] = []
-        floor = max(self._floor() - self._log_reach, self._log_min)
+        worth = 0.0
+        floor = self._floor() - self._log_reach
         while self._unread and len(wave) < self._limits.n_beams:
-            if -self._unread[0][0] <= floor:
+            score = -self._unread[0][0]
+            gain = math.exp(score) - self._price(score, len(wave))
+            if score <= floor or gain <= 0:
                 break
             _, node = heapq.heappop(self._unread)
             parent = self._tree.parent[node]
@@ -124,7 +140,8 @@ class _Growth:
                 self._has_read_child.add(parent)
                 self._n_tips += is_tip
                 wave.append(node)
-        return wave
+                worth += gain
+        return wave if worth > self._limits.wave_price else []
 
     def add(self, wave: list[int], tokens: list[list[int]], logprobs: list[list[float]]) -> None:
         """Keep the children that are among the rows best nodes so far."""
@@ -133,12 +150,13 @@ class _Growth:
             score, depth = tree.score[node], tree.depth[node] + 1
             for token, logprob in zip(row_tokens, row_logprobs, strict=True):
                 child_score = score + min(logprob, 0.0)
-                if child_score == -math.inf or child_score < max(self._floor(), self._log_min):
+                if child_score == -math.inf or child_score < self._floor():
                     break
-                if len(self._best) < rows:
-                    heapq.heappush(self._best, child_score)
-                else:
-                    heapq.heappushpop(self._best, child_score)
+                if math.exp(child_score) <= self._price(child_score):
+                    break
+                insort(self._best, child_score)
+                if len(self._best) > rows:
+                    del self._best[0]
                 child = tree.append(token, node, depth, child_score)
                 if depth - tree.depth[tree.root] < self._limits.depth:
                     heapq.heappush(self._unread, (-child_score, child))
@@ -146,7 +164,8 @@ class _Growth:
     def best(self) -> list[int]:
         """The rows best nodes, fewer where that many leaves are not allowed; the worst of a set is always a leaf."""
         tree = self._tree
-        nodes = sorted(range(tree.root, len(tree.score)), key=lambda n: (-tree.score[n], n))[: self._limits.rows]
+        grown = [n for n in range(tree.root, len(tree.score)) if tree.score[n] > -math.inf]
+        nodes = sorted(grown, key=lambda n: (-tree.score[n], n))[: self._limits.rows]
         n_children = Counter(tree.parent[n] for n in nodes[1:])
         n_leaves = sum(n not in n_children for n in nodes)
         while n_leaves > self._limits.n_leaves:

@@ -5,6 +5,7 @@ Not covered: which nodes are worth growing (policies.py).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +17,8 @@ class GrowingTree:
     """A tree that only grows at its end, so that node indices stay valid for a context between two `keep` calls.
 
     Starts with a chain of `lead` tokens, scores 0: what the context has yet to read, the pending token last at `root`.
-    token, parent, depth (below the first lead token) and score are lists, to be read only.
+    token, parent, depth (below the first lead token) and score are lists, to be read only. A node that is only read
+    ahead (`spare`) is no part of the tree, score -inf, until it is appended.
     """
 
     def __init__(self, lead: Sequence[int]) -> None:
@@ -25,9 +27,18 @@ class GrowingTree:
         self.parent = list(range(-1, self.root))
         self.depth = list(range(len(lead)))
         self.score = [0.0] * len(lead)
+        self._spare: dict[tuple[int, int], int] = {}
+
+    def spare(self, token: int, parent: int) -> int:
+        """A node that may be appended later on, so that its row can be read with its parent's."""
+        self._spare[parent, token] = node = self.append(token, parent, self.depth[parent] + 1, -math.inf)
+        return node
 
     def append(self, token: int, parent: int, depth: int, score: float) -> int:
-        """The new node's index."""
+        """The node's index: a new one, or that of the spare node it is."""
+        if self._spare and (node := self._spare.pop((parent, token), None)) is not None:
+            self.score[node] = score
+            return node
         self.token.append(token)
         self.parent.append(parent)
         self.depth.append(depth)

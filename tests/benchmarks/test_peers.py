@@ -115,6 +115,7 @@ def run_main(peers: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str
     monkeypatch.setattr(peers, "open_ours", ours)
     monkeypatch.setattr(peers, "open_library", library)
     monkeypatch.setattr(peers, "dev_prompts", lambda _model, n, longest: [[1, i] for i in range(n)])
+    monkeypatch.setattr(peers, "categories", lambda _model, prompts: ["all"] * len(prompts))
     monkeypatch.setattr(peers.llama_server, "find", lambda: None)
     monkeypatch.setattr(peers.record, "write", lambda _name, result: written.update(result) or ROOT / "x.json")
     monkeypatch.setattr(sys, "argv", ["peers.py", "model.gguf", "--name", "x", *arguments])

@@ -132,12 +132,14 @@ class Noting:
     def __init__(self) -> None:
         self.chat, self.asked = self, {}  # type: ignore[var-annotated]
         self.weighing, self.n_kept = self, 0
+        self.unsaved: str | None = None
 
     def growth(self) -> dict[str, int]:
         return {"cpu": 11, "CUDA0": 22}
 
-    def keep(self) -> None:
+    def keep(self) -> str | None:
         self.n_kept += 1
+        return self.unsaved
 
     def stream(self, messages: object, **asked: object) -> Iterator[Piece | Notice | Answer]:
         self.asked = asked
@@ -161,6 +163,21 @@ def test_what_was_said_goes_to_the_chat_and_what_it_notes_comes_back() -> None:
     assert isinstance(done, Done)
     assert done.growth == (("cpu", 11), ("CUDA0", 22))
     assert chat.n_kept == 1
+
+
+def test_what_could_not_be_saved_is_told_with_the_next_answer_once() -> None:
+    """A full disk: fails when nobody hears of it, or it is said with every answer."""
+    read, write = os.pipe()
+    with os.fdopen(read, "rb") as reader, os.fdopen(write, "wb") as writer:
+        worker, chat = Worker(Pipe(reader, writer)), Noting()
+        worker._assistant = chat  # type: ignore[assignment]
+        chat.unsaved = "the disk is full"
+        for request in (1, 2, 3):
+            worker._generate(Generate(request, (), GREEDY))
+        face = Pipe(reader, writer)
+        told = [face.receive() for _ in range(10)]
+    assert [e.request for e in told if isinstance(e, Noted) and e.notice.kind == "saving"] == [2]
+    assert told[3] == Noted(2, Notice("saving", "the disk is full"))
 
 
 def test_the_rung_of_a_load_reaches_the_one_who_opens(monkeypatch: pytest.MonkeyPatch) -> None:

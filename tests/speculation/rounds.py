@@ -32,7 +32,8 @@ class Drafts:
 
     def tree(self, choice: Choice, pending: int) -> TokenTree:
         n = min(choice.rows - 1, choice.depth)
-        while n and self.promised**n < choice.min_prob:
+        prices = choice.row_prices or (0.0,)
+        while n and self.promised**n < prices[min(n, len(prices) - 1)]:
             n -= 1
         at = np.arange(n + 1, dtype=np.int32)
         logprob = (np.log(max(self.promised, 1e-9)) * at).astype(np.float32)

@@ -132,7 +132,7 @@ def test_reading_ahead_saves_passes_and_changes_nothing() -> None:
 
 def test_slots_that_are_hardly_asked_for_stay_empty() -> None:
     """Fails when a controller cannot have a smaller tree: first children at .9, .81, .73, .66, second ones at .1."""
-    tree, _ = grown(lambda t: [(10 * t + i, 0.9) for i in range(1, 5)], replace(LIMITS, min_prob=0.6))
+    tree, _ = grown(lambda t: [(10 * t + i, 0.9) for i in range(1, 5)], replace(LIMITS, row_prices=(0.0, 0.6)))
     assert tree.parent.tolist() == [-1, 0, 1, 2, 3, 4]
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from edgespec.speculation.acceptance import Acceptance
+from edgespec.speculation.arms import Arm
 from edgespec.speculation.cost import Curve
 from edgespec.speculation.goodput import ALLOWANCE, MARGIN, N_PROBE, PROBE_SHARE, GoodputController
 from edgespec.speculation.live import LiveCost
@@ -26,7 +28,7 @@ KINDS = Kinds(np.array([0, 1, 2, *[0] * 40], np.int8))
 
 def controller(arms: Mapping[str, float], curve: Curve = FLAT, acceptance: Acceptance | None = None):
     """arms: what is expected of each."""
-    chosen = {name: (Choice(name, rows=16, depth=15, width=1), prior) for name, prior in arms.items()}
+    chosen = {name: Arm(Choice(name, rows=16, depth=15, width=1), prior) for name, prior in arms.items()}
     return GoodputController(chosen, LiveCost(curve), KINDS, acceptance)
 
 
@@ -148,9 +150,15 @@ def test_kinds_of_text_have_their_own_arm() -> None:
 
 def test_sizes_land_on_measured_widths() -> None:
     """Fails when a pass has a width whose price is a guess, unless the whole tree is asked for."""
-    found = rounds({"lookup": always(0.7)}).steps(150)
-    assert set(found.rows) <= set(FLAT.rows)
-    assert len(set(found.rows[-100:]) - {1}) >= 1
+    c = controller({"lookup": 1.2})
+    history = np.zeros(101, np.int32)
+    choice = c.choose(100, history)
+    found = set()
+    for promised in np.linspace(0.05, 0.95, 19):
+        tree = always(float(promised)).tree(replace(choice, rows=16, row_prices=()), 0)
+        found.add(len(c.size(choice, tree, history).tree))
+    assert found <= set(FLAT.rows)
+    assert len(found) > 2
 
 
 def test_a_pass_is_rounded_up_where_more_rows_cost_less() -> None:
@@ -174,14 +182,72 @@ def test_surer_drafts_are_verified_in_wider_passes() -> None:
 def test_the_threshold_rises_with_goodput() -> None:
     """Where time yields more, a node must be worth more (SpecDec++, arXiv 2405.19715). Fails when it is a constant."""
     rich, poor = (rounds({"lookup": always(p)}).steps(200) for p in (0.9, 0.5))
-    thresholds = [np.mean([c.min_prob for c in found.choices[-50:] if not c.plain]) for found in (rich, poor)]
+    thresholds = [np.mean([c.row_prices[1] for c in found.choices[-50:] if not c.plain]) for found in (rich, poor)]
     assert thresholds[0] > 1.3 * thresholds[1] > 0
 
 
 def test_free_rows_have_no_threshold() -> None:
     """Fails when drafts are left out though a row costs nothing."""
     level = Curve(0, (1, 2, 4), (10.0, 10.0, 10.0))
-    assert controller({"lookup": 1.2}, level).choose(100, np.zeros(10, np.int32)).min_prob == 0
+    assert controller({"lookup": 1.2}, level).choose(100, np.zeros(10, np.int32)).row_prices == (0.0,) * 4
+
+
+def test_each_row_has_its_own_price() -> None:
+    """Two rows more for 3 ms, then 12 for 14: fails when a chain goes on at the price of its first rows."""
+    prices = controller({"lookup": 1.2}).choose(100, np.zeros(10, np.int32)).row_prices
+    assert prices[0] == 0 < prices[1]
+    assert list(prices) == sorted(prices)
+
+
+def test_a_pass_of_the_drafter_has_its_price() -> None:
+    """Fails when a drafter goes on whatever its passes take."""
+    slow, quick = (rounds({"model": always(0.8, node_ms=ms)}, prior=2.0).steps(60) for ms in (1.0, 0.1))
+    prices = [np.mean([c.wave_price for c in found.choices[-20:]]) for found in (slow, quick)]
+    assert prices[0] > 4 * prices[1] > 0
+
+
+def beside_copies(right: float) -> Rounds:
+    """A drafter, the same beside sources that are often right, and the sources alone; much is expected of the drafter.
+    It takes little time, so goodput alone hardly tells them apart."""
+    drafters = {"model": always(right, 0.8, 0.1), "mix": always(0.7, node_ms=0.1), "lookup": always(0.7)}
+    alone = {"model": "model", "mix": "model", "lookup": None}
+    chosen = {
+        name: Arm(Choice(name, rows=16, depth=15, width=1), 1.1 if name == "lookup" else 2.5, alone[name])
+        for name in drafters
+    }
+    return Rounds(GoodputController(chosen, LiveCost(FLAT), KINDS), drafters, FLAT, noise=0.05)
+
+
+@pytest.mark.parametrize("right", [0.0, 0.03])
+def test_a_drafter_that_lands_nothing_is_left_alone_and_mixed(right: float) -> None:
+    """Fails when sources carry a useless drafter along: 20 rounds of the first 40, and trials that get rarer."""
+    found = beside_copies(right).steps(600)
+    assert sum(name in ("model", "mix") for name in found.names[:40]) <= 20
+    assert found.names.count("mix") == 0
+    assert found.names[40:].count("model") <= 24
+
+
+def test_a_drafter_that_lands_is_mixed() -> None:
+    """Fails when the rule against useless ones keeps a useful one out, or the mixture is never tried."""
+    found = beside_copies(0.5).steps(400)
+    assert found.share("mix", 300) + found.share("lookup", 300) > 0.8
+    assert "mix" in found.names
+
+
+def test_a_useless_drafter_is_remembered() -> None:
+    """Fails when the next session begins with it again."""
+    first = beside_copies(0.0).steps(300)
+    again = beside_copies(0.0)
+    again.controller.take(json.loads(json.dumps(first.controller.to_dict())))
+    assert again.steps(15).names.count("model") <= N_PROBE
+
+
+@pytest.mark.parametrize("kept", [[5.0, 2.0], [1.0], "x", [-1.0, 3.0], [float("nan"), 1.0], [True, 2.0], [0.0, 1e9]])
+def test_landings_that_make_no_sense_count_as_nothing(kept: Any) -> None:
+    """Fails when a damaged file speaks for or against a drafter."""
+    c = controller({"model": 1.5})
+    c.take({"model": {"landed": kept}})
+    assert c.to_dict()["model"]["landed"] == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("n_left", [1, 2, 5])

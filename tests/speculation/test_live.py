@@ -85,11 +85,14 @@ def test_widths_are_those_that_were_measured() -> None:
     assert costs.padded(3) == CURVE.padded(3)
 
 
-def test_a_row_more_costs_what_the_flattest_step_says() -> None:
-    """By hand: from 2 to 4 rows 1 ms, half a ms a row. Fails when a price is put on a node that no pass would ask, and
-    so nothing is drafted where passes are nearly free; it is never below nothing."""
-    assert LiveCost(CURVE).row_ms(8, N_PAST) == pytest.approx(0.5)
-    assert LiveCost(CURVE).row_ms(2, N_PAST) == pytest.approx(4.0)
+def test_a_row_costs_the_slope_of_the_lower_hull() -> None:
+    """By hand: 1, 4 and 8 rows for 10, 13 and 19 ms, and 2 rows above the line between the first two. Fails when a
+    dear width in between puts a price on rows that no pass would stop at; a price is never below nothing."""
+    curve = Curve(0, (1, 2, 4, 8), (10.0, 12.5, 13.0, 19.0))
+    assert LiveCost(curve).row_ms(8, 0) == pytest.approx([1.0] * 3 + [1.5] * 4)
+    assert LiveCost(curve).row_ms(2, 0) == pytest.approx([2.5])
+    assert LiveCost(curve).row_ms(6, 0) == pytest.approx([1.0] * 5)
     falls = Curve(0, (1, 2, 4), (10.0, 9.0, 12.0))
-    assert LiveCost(falls).row_ms(4, 0) == 0.0
-    assert LiveCost(Curve(0, (1,), (10.0,))).row_ms(4, 0) > 0
+    assert LiveCost(falls).row_ms(4, 0) == pytest.approx([0.0, 1.5, 1.5])
+    assert LiveCost(Curve(0, (1,), (10.0,))).row_ms(4, 0) == [10.0] * 3
+    assert LiveCost(curve).row_ms(1, 0) == []

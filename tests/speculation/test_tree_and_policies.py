@@ -96,9 +96,30 @@ def test_leaves_and_drafter_tips_are_bounded(n_leaves: int) -> None:
 
 def test_unlikely_nodes_are_not_drafted() -> None:
     """Fails when rows are spent on nodes below the floor."""
-    tree, _, _ = grown(Limits(200, depth=12, width=WIDTH, n_leaves=255, min_prob=0.05))
+    tree, _, _ = grown(Limits(200, depth=12, width=WIDTH, n_leaves=255, row_prices=(0.0, 0.05)))
     assert np.exp(tree.draft_logprob.min()) >= 0.05
     assert 1 < len(tree) < 200
+
+
+def test_a_node_pays_for_the_row_it_takes() -> None:
+    """Fails when the sixth row is had at the price of the second: with prices that rise at the fifth row there are four
+    nodes and those that are worth more; what the prices allow is drafted."""
+    whole, _, _ = grown(Limits(60, depth=12, width=WIDTH, n_leaves=255))
+    chances = np.sort(np.exp(whole.draft_logprob))[::-1]
+    high = float(chances[8] + chances[9]) / 2
+    tree, _, _ = grown(Limits(60, depth=12, width=WIDTH, n_leaves=255, row_prices=(0.0,) * 4 + (high,)))
+    assert np.sort(np.exp(tree.draft_logprob))[::-1] == pytest.approx(chances[:9])
+    dear, _, _ = grown(Limits(60, depth=12, width=WIDTH, n_leaves=255, row_prices=(0.0,) * 4 + (0.9,)))
+    assert np.sort(np.exp(dear.draft_logprob))[::-1] == pytest.approx(chances[:4])
+
+
+def test_a_wave_that_cannot_pay_is_not_read() -> None:
+    """Fails when the drafter reads on for nodes that together bring less than its pass costs."""
+    _, _, free = grown(Limits(60, depth=12, width=WIDTH, n_leaves=255))
+    _, _, dear = grown(Limits(60, depth=12, width=WIDTH, n_leaves=255, wave_price=0.4))
+    assert len(dear.waves) < len(free.waves)
+    scores = [sum(np.exp(free.tree.score[n]) for n in wave) for wave in free.waves]
+    assert len(dear.waves) == next(i for i, s in enumerate(scores) if s <= 0.4)
 
 
 def test_each_node_is_read_once_and_in_waves_no_wider_than_asked() -> None:

@@ -2,7 +2,9 @@
 
 What sources say about a node is blended into chances (sources.py); where a drafter's row is there too, they are
 evidence beside its scores (evidence.py), so that the same child proposed twice is one child, likelier. Growth is best
-first by those chances (policies.py). A node whose next token the sources are sure of needs no row of the drafter.
+first by those chances (policies.py). A node whose next token the sources are sure of needs no row of the drafter, and
+what they deem likely behind the first one is drafted for the drafter (staged drafting, as in CS Drafting,
+arXiv 2312.11462): its first pass reads those rows too, which saves the passes that would have asked for them.
 With shared noise g (docs/shared-noise.md) a candidate's score is log chance + g; the best one is the draw unless a
 token that nobody named has a higher one, whose maximum is a Gumbel variable too: it stays below s with probability
 exp(-rest * exp(-s)), rest being the chance that the draw is such a token.
@@ -35,6 +37,8 @@ LEAST_REST = 0.01
 # A copy of less than this blended chance does not do without a row: evidence learns where a row was read alone, so a
 # source that was sure and always wrong would keep the drafter out for good.
 LEAST_SURE = 0.4
+# The drafter's first pass reads so many tokens more of what sources say comes next, while it is likely as a whole.
+N_AHEAD, LEAST_AHEAD = 3, 0.25
 
 Scores: TypeAlias = NDArray[np.floating]
 Ranked: TypeAlias = tuple[list[int], list[float]]
@@ -46,6 +50,7 @@ class _Round:
 
     places  read positions by node, a source each; guesses by node, and their blend
     scored  by node: candidates, scores, and where a row was read the evidence that is in them
+    ready   children by node, of those whose row was read
     """
 
     tree: GrowingTree
@@ -56,6 +61,7 @@ class _Round:
     guesses: dict[int, list[Guess]] = field(default_factory=dict)
     blend: dict[int, dict[int, float]] = field(default_factory=dict)
     scored: dict[int, tuple[list[int], Scores, Scores | None]] = field(default_factory=dict)
+    ready: dict[int, Ranked] = field(default_factory=dict)
 
     @property
     def greedy(self) -> bool:
@@ -95,12 +101,14 @@ class MixDrafter:
         def read(nodes: list[int]) -> Children:
             for node in nodes:
                 self._ask(r, node)
-            unsure = [n for n in nodes if not _sure(r, fit, n)]
-            children = self._read_model(r, fit, unsure, width) if reader else {}
-            every = [children[n] if n in children else _by_sources(r, fit, n, width) for n in nodes]
+            unsure = {n for n in nodes if reader and not _sure(r, fit, n)}
+            if asked := [n for n in nodes if n in unsure and n not in r.ready]:
+                self._read_model(r, fit, asked, choice)
+            every = [r.ready[n] if n in unsure else _by_sources(r, fit, n, width) for n in nodes]
             return Children([tokens for tokens, _ in every], [logprob for _, logprob in every])
 
-        n_leaves = reader.n_leaves if reader else min(choice.rows, MAX_LEAVES)
+        # What is read ahead may turn out to be one tip more.
+        n_leaves = max(reader.n_leaves - 1, 1) if reader else min(choice.rows, MAX_LEAVES)
         limits = limits_of(choice, n_leaves, N_BEAMS if reader else 1)
         drafted, self._places = grow(tree, read, limits)
         return drafted
@@ -113,20 +121,33 @@ class MixDrafter:
         r.guesses[node] = [s.guess(place) for s, place in zip(self._sources, r.places[node], strict=True)]
         r.blend[node] = self._fits[r.greedy].blend.mix(r.guesses[node])
 
-    def _read_model(self, r: _Round, fit: _Fit, nodes: list[int], width: int) -> dict[int, Ranked]:
+    def _read_model(self, r: _Round, fit: _Fit, nodes: list[int], choice: Choice) -> None:
         """Children of these nodes by the drafter's rows, with what the sources said as evidence."""
-        if not nodes or self._reader is None:
-            return {}
+        assert self._reader is not None
+        if not r.ready:
+            nodes = [*nodes, *self._ahead(r, fit, nodes[0], choice.depth)]
         rows = self._reader.read(r.tree, nodes)
         paths = [r.tree.path_tokens(n) if r.process.edits else () for n in nodes]
-        dist = r.process.candidates(r.history, paths, rows.logits, rows.ids, max(N_CANDIDATES, width))
-        found = {}
+        dist = r.process.candidates(r.history, paths, rows.logits, rows.ids, max(N_CANDIDATES, choice.width))
         for i, node in enumerate(nodes):
             ids, score, evidence = fit.evidence.add(dist.ids[i], dist.logprob[i], r.guesses[node])
             if not r.greedy:
                 score = score + r.gumbel(node, ids)
             r.scored[node] = ids.tolist(), score, evidence
-            found[node] = _best(ids, score, fit.of_model.logprob(score), width)
+            r.ready[node] = _best(ids, score, fit.of_model.logprob(score), choice.width)
+
+    def _ahead(self, r: _Round, fit: _Fit, node: int, depth: int) -> list[int]:
+        """What the sources draft for the drafter below a node: spare nodes, a chain of them."""
+        found: list[int] = []
+        log_chance = 0.0
+        while len(found) < N_AHEAD and r.tree.depth[node] - r.tree.depth[r.tree.root] + 1 < depth:
+            tokens, logprob = _by_sources(r, fit, node, 1)
+            log_chance += logprob[0] if logprob else -math.inf
+            if log_chance < math.log(LEAST_AHEAD):
+                break
+            node = r.tree.spare(tokens[0], node)
+            self._ask(r, node)
+            found.append(node)
         return found
 
     def commit(self, history: Ids, verdict: Verdict) -> None:

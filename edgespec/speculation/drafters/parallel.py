@@ -75,7 +75,7 @@ class ParallelDrafter:
 
         n_leaves = min(choice.rows, MAX_LEAVES)
         limits = Limits(
-            choice.rows, n_places, choice.width, n_leaves, n_beams=1, n_waves=choice.rows, min_prob=choice.min_prob
+            choice.rows, n_places, choice.width, n_leaves, n_beams=1, n_waves=choice.rows, row_prices=choice.row_prices
         )
         return grow(tree, look_up, limits)[0]
 

@@ -9,7 +9,7 @@ import pytest
 
 from edgespec.speculation.drafters.mix import MixDrafter
 from edgespec.speculation.drafters.sources import Guess
-from edgespec.types import Choice, Rows, Span, Verdict
+from edgespec.types import Choice, Rows, Span, TokenTree, Verdict
 from tests.speculation.drafters.mixing import (
     DRAFT,
     LOOPING,
@@ -140,3 +140,65 @@ def test_commit_keeps_the_readers_cache_equal_to_the_conversation(path: list[int
         held = context._slots[0].tokens
         assert held == history[:-1]  # 5 and 6 were read in front of 7
     assert context.n_prefilled == 0
+
+
+def likely() -> dict[tuple[int, ...], Guess]:
+    """A source that says what the drafter would say anyway."""
+    path: tuple[int, ...] = ()
+    found = {}
+    for _ in range(4):
+        best = int(DRAFT.table[DRAFT.row_index([1, 2, 3, *path])].argmax())
+        found[path] = Guess(1, {best: 0.8})
+        path = (*path, best)
+    return found
+
+
+LIKELY = likely()
+
+
+def staged(
+    depth: int = 8, width: int = 3, guesses: dict[tuple[int, ...], Guess] = LIKELY
+) -> tuple[list[set[tuple[int, ...]]], TokenTree]:
+    """Paths that each pass of the drafter read, and the tree."""
+    r, context = reader()
+    passes: list[set[tuple[int, ...]]] = []
+    evaluate = context.evaluate
+
+    def noted(spans: Sequence[Span]) -> Rows:
+        shown = spans[0].nodes[spans[0].n_silent :]
+        passes.append({tuple(path_tokens(spans[0].tree, int(n))) for n in shown})
+        return evaluate(spans)
+
+    context.evaluate = noted  # type: ignore[method-assign]
+    context.prefill(0, [1, 2])
+    r.keep(np.array([1, 2, 3], np.int32), [])
+    d = MixDrafter([Says(guesses)], r)
+    return passes, draft(d, [1, 2, 3], Choice("mix", 24, depth, width))
+
+
+def test_what_sources_deem_likely_is_read_in_the_drafters_first_pass() -> None:
+    """Staged drafting. Fails when each of these rows costs the drafter a pass of its own, or one is read twice; what is
+    unlikely, or too deep, is not read ahead."""
+    ahead = set(LIKELY)  # the pending token, and three behind it
+    passes, _ = staged()
+    assert passes[0] == ahead
+    assert sum(map(len, passes)) == len(set().union(*passes))
+    assert staged(depth=3)[0][0] == {path for path in ahead if len(path) < 3}
+    unlikely = {path: Guess(1, dict.fromkeys(guess.chances, 0.6)) for path, guess in LIKELY.items()}
+    assert len(staged(guesses=unlikely)[0][0]) < len(ahead)
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_reading_ahead_changes_no_tree(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when a node that was only read ahead is drafted, or one that is drafted is there twice. A chain needs fewer
+    passes; a wider tree has others to read."""
+    passes, tree = staged(width=width)
+    monkeypatch.setattr("edgespec.speculation.drafters.mix.N_AHEAD", 0)
+    more, plain = staged(width=width)
+    assert len(more) - len(passes) >= (3 if width == 1 else 0)
+    for one, other in (
+        (tree.token, plain.token),
+        (tree.parent, plain.parent),
+        (tree.draft_logprob, plain.draft_logprob),
+    ):
+        assert one.tolist() == other.tolist()

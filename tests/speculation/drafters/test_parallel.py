@@ -171,7 +171,7 @@ def test_what_is_too_unlikely_is_not_drafted() -> None:
     d, _ = drafter()
     whole = draft(d, [1, 2, 3], TREE)
     least = float(np.median(whole.draft_logprob)) - 1e-4
-    tree = draft(d, [1, 2, 3], replace(TREE, min_prob=float(np.exp(least))))
+    tree = draft(d, [1, 2, 3], replace(TREE, row_prices=(0.0, float(np.exp(least)))))
     assert sorted(tree.draft_logprob) == sorted(whole.draft_logprob[whole.draft_logprob >= least])
     assert 1 < len(tree) < len(whole)
 
