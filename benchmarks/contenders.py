@@ -157,6 +157,7 @@ def open_library(model: Path, n_threads: int) -> Iterator[Mapping[str, Contender
             n_threads=n_threads,
             n_threads_batch=n_threads,
             flash_attn=True,
+            n_gpu_layers=-1,  # as the others do where there is a GPU; its own default uses none
             draft_model=draft,
             verbose=False,
         )

@@ -21,9 +21,11 @@ import argparse
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +103,15 @@ def expand(
     seed: int = 0,
     n_vocab: int | None = None,
     n_ctx: int | None = None,
+    n_jobs: int = 1,
+    alike: bool = False,
 ) -> int:
     """Writes the expansion to out, whole or not at all; returns its bytes; raises ExpansionError, OSError.
 
     n_vocab is the source's own or more, the rest being tokens that are never chosen; the head is tied as the source's.
     n_ctx is the context that the file claims to be trained for, the source's by default.
+    n_jobs processes make tensors at once, each with memory for its own; the file is the same.
+    alike: layers that only pass on what they get all hold what the first of them does, which is made in less time.
     """
     n_vocab = source.n_vocab if n_vocab is None else n_vocab
     if not source.n_vocab <= n_vocab <= MAX_VOCAB:
@@ -133,8 +139,20 @@ def expand(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for name, size in sizes.items():
-            writer.write_tensor_data(quantize(expansion.tensor(name, size), precision.kind(name)))
+
+        def make(item: tuple[str, tuple[int, ...]]) -> np.ndarray:
+            made: np.ndarray = quantize(expansion.tensor(*item), precision.kind(item[0]))
+            return made
+
+        origin = {name: expansion.like(name) if alike else name for name in sizes}
+        made = _tensors(make, [item for item in sizes.items() if origin[item[0]] == item[0]], n_jobs)
+        copied = {first for name, first in origin.items() if first != name}
+        kept: dict[str, np.ndarray] = {}
+        for name, first in origin.items():
+            tensor = next(made) if first == name else kept[first]
+            if name in copied:
+                kept[name] = tensor
+            writer.write_tensor_data(tensor)
         writer.close()
         n_bytes = part.stat().st_size
         os.replace(part, out)
@@ -142,6 +160,26 @@ def expand(
         writer.close()
         part.unlink(missing_ok=True)
     return n_bytes
+
+
+_make: Callable[[tuple[str, tuple[int, ...]]], np.ndarray]  # forked processes find it here: it cannot be sent
+
+
+def _called(item: tuple[str, tuple[int, ...]]) -> np.ndarray:
+    return _make(item)
+
+
+def _tensors(
+    make: Callable[[tuple[str, tuple[int, ...]]], np.ndarray], items: Sequence[tuple[str, tuple[int, ...]]], n_jobs: int
+) -> Iterator[np.ndarray]:
+    """What `make` makes of each item, in order, by so many processes."""
+    if n_jobs <= 1:
+        yield from map(make, items)
+        return
+    global _make
+    _make = make
+    with multiprocessing.get_context("fork").Pool(n_jobs) as pool:
+        yield from pool.imap(_called, items)
 
 
 def add_metadata(writer: gguf.GGUFWriter, source: Source, changed: dict[str, tuple[object, Value]]) -> None:
@@ -217,6 +255,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--context", type=int, metavar="N", help="context length to claim (text fades beyond the source's)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the values that cannot reach the output")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes that make tensors at once")
+    parser.add_argument("--alike", action="store_true", help="layers that only pass on hold the same values: quicker")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT.gguf")
     options = parser.parse_args(arguments)
     started = time.perf_counter()
@@ -226,7 +266,18 @@ def main(arguments: list[str] | None = None) -> int:
         source = Source(options.source)
         padded = options.vocab is not None and options.vocab > source.n_vocab
         shape = smallest(source.shape, precision, padded) if options.shape == "same" else SHAPES[options.shape]
-        n_bytes = expand(source, shape, precision, options.out, label, options.seed, options.vocab, options.context)
+        n_bytes = expand(
+            source,
+            shape,
+            precision,
+            options.out,
+            label,
+            options.seed,
+            options.vocab,
+            options.context,
+            options.jobs,
+            options.alike,
+        )
     except (ExpansionError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

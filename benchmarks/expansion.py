@@ -152,6 +152,15 @@ class Expansion:
             self.lay(role, weight, out)
         return out
 
+    def like(self, name: str) -> str:
+        """The tensor of the first layer that only passes on what it gets, for one of another such layer; else name."""
+        kind, _, rest = name.partition(".")
+        layer, _, role = rest.partition(".")
+        if kind != "blk" or int(layer) in self.places.layer:
+            return name
+        first = next(i for i in range(self.target.n_layer) if i not in self.places.layer)
+        return f"blk.{first}.{role}"
+
     def embedding(self, size: tuple[int, ...]) -> np.ndarray:
         """Returns the embedding, in every copy of the residual; the rest is zero and has to be."""
         table, weight = np.zeros(size, np.float32), self.weight("token_embd.weight")

@@ -1,8 +1,9 @@
 """edgespec beside llama-server and llama_cpp.Llama: same machine, files, prompts, threads, token budgets and samplers.
 
 Settings are screened in heats of a few prompts; llama-server's fastest, the identical chains and some trees then meet
-on other prompts. Within a heat every prompt is answered by everybody in an order that rotates, and ratios are
-paired by prompt. Budgets come from our plain answer, cut where it begins to loop. Exits 1 without llama-server.
+on other prompts. With --theirs the settings that are named meet at once. Within a heat every prompt is answered by
+everybody in an order that rotates, and ratios are paired by prompt. Budgets come from our plain answer, cut where it
+begins to loop. Exits 1 without llama-server.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import compress, repeat
 from pathlib import Path
@@ -145,37 +146,42 @@ def fastest(rows: Mapping[str, Any], side: str) -> list[str]:
     return sorted((n for n in over if over[n]), key=lambda n: -over[n]["ratio"])
 
 
-def finalists(screened: dict[str, Any], t: float) -> list[str]:
-    """llama-server's two fastest of the screening beside the identical chains, ours in FINAL, and both plain ones."""
+def finalists(screened: dict[str, Any], t: float, ours: Sequence[str] = FINAL) -> list[str]:
+    """Ours, llama-server's two fastest of the screening, and its identical chains; both plain ones always take part."""
     rows = {n: r for heat in screened.values() for n, r in heat[str(t)].items() if n not in (PLAIN, OUR_PLAIN)}
     theirs = [*fastest(rows, "llama-server")[:2], *IDENTICAL.values()]
-    return [*(f"edgespec {name}" for name in FINAL), *dict.fromkeys(theirs)]
+    return [*(f"edgespec {name}" for name in ours), *dict.fromkeys(theirs)]
 
 
 def final(
     model: Path,
     server: Path | None,
-    screened: dict[str, Any],
+    names: Mapping[float, Sequence[str]],
     n_prompts: int,
     n_skip: int,
     n_tokens: int,
     n_threads: int,
-) -> dict[str, Any]:
-    """The fastest of llama-server, the identical chains, our chains and trees, on prompts the screening did not see."""
-    found = {}
-    for t in TEMPERATURES:
-        names = finalists(screened, t)
-        own = ",".join(n.removeprefix("edgespec ") for n in names if n.startswith("edgespec"))
-        peers = [n.removeprefix("llama-server ") for n in names if n.startswith("llama-server") and n != PLAIN]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Temperature and verdict as they come: the named ones, on prompts the screening did not see.
+
+    names: by temperature; where they are the same ones, they are opened once.
+    """
+    alike: dict[tuple[str, ...], list[float]] = {}
+    for t, some in names.items():
+        alike.setdefault(tuple(some), []).append(t)
+    for some, temperatures in alike.items():
+        own = ",".join(n.removeprefix("edgespec ") for n in some if n.startswith("edgespec"))
+        peers = [n.removeprefix("llama-server ") for n in some if n.startswith("llama-server") and n != PLAIN]
         with (
             open_ours(model, own, n_threads) as (bench, mine),
             open_peers(server, model, ("plain", *peers), n_threads) as theirs,
         ):
-            seen = dev_prompts(bench.target, n_skip, longest=SCREENED_LONGEST)
+            seen = dev_prompts(bench.target, n_skip, longest=SCREENED_LONGEST) if n_skip else []
             prompts = [p for p in dev_prompts(bench.target, n_prompts + n_skip, longest=150) if p not in seen]
             prompts = prompts[:n_prompts]
-            found[str(t)] = _verdict({**mine, **theirs}, prompts, categories(bench.target, prompts), n_tokens, t)
-    return found
+            kinds = categories(bench.target, prompts)
+            for t in temperatures:
+                yield str(t), _verdict({**mine, **theirs}, prompts, kinds, n_tokens, t)
 
 
 def _verdict(
@@ -189,7 +195,7 @@ def _verdict(
     auto = "edgespec auto" if "edgespec auto" in answers else None
     fixed = {name: row for name, row in rows.items() if name != auto}
     mine, theirs = (next(iter(fastest(fixed, side)), None) for side in ("edgespec", "llama-server"))
-    pairs = {f"{a} over {b}": _both(answers, a, b) for a, b in IDENTICAL.items() if b in answers}
+    pairs = {f"{a} over {b}": _both(answers, a, b) for a, b in IDENTICAL.items() if {a, b} <= answers.keys()}
     against = _both(answers, mine, theirs) if mine and theirs else None
     alone = _both(answers, auto, theirs) if auto and theirs else None
     told = {
@@ -232,6 +238,8 @@ def main() -> int:
         "--server", type=Path, help="a llama-server to use (default: the one `make llama-server` built)"
     )
     parser.add_argument("--screened", type=Path, help="take the screening from this earlier result")
+    parser.add_argument("--ours", default=",".join(FINAL), help="our methods in the final, with commas")
+    parser.add_argument("--theirs", help="llama-server's settings in the final, with commas, instead of a screening")
     parser.add_argument("--screen-prompts", type=int, default=4)
     parser.add_argument("--screen-tokens", type=int, default=32)
     parser.add_argument("--prompts", type=int, default=12)
@@ -242,13 +250,21 @@ def main() -> int:
     if server is None or not server.is_file():
         print(f"peers: {_missing(args.server)}; the rest runs without it", file=sys.stderr)
         server = None
-    if args.screened:
+    if args.theirs:
+        screened, args.screen_prompts = {}, 0
+    elif args.screened:
         screened = json.loads(args.screened.read_text())["screening"]
     else:
         screened = screen(args.model, server, args.screen_prompts, args.screen_tokens, args.threads)
-    finals = final(args.model, server, screened, args.prompts, args.screen_prompts, args.tokens, args.threads)
+    ours = args.ours.split(",")
+    named = [f"edgespec {n}" for n in ours] + [f"llama-server {n}" for n in (args.theirs or "").split(",") if n]
+    names = {t: named if args.theirs else finalists(screened, t, ours) for t in TEMPERATURES}
     counts = {k: getattr(args, k) for k in ("screen_prompts", "screen_tokens", "prompts", "tokens", "threads")}
-    path = record.write(f"peers-{args.name}", {**counts, "final": finals, "screening": screened})
+    finals: dict[str, Any] = {}
+    n_skip = args.screen_prompts
+    for t, verdict in final(args.model, server, names, args.prompts, n_skip, args.tokens, args.threads):
+        finals[t] = verdict  # written at once: a run that is cut short keeps what it has
+        path = record.write(f"peers-{args.name}", {**counts, "final": finals, "screening": screened})
     print(json.dumps({"result": str(path.relative_to(record.ROOT)), "llama_server": server is not None}))
     return 0 if server else 1
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edgespec.backends.llama_cpp import runtime
+from edgespec.backends.llama_cpp import devices, runtime
 from edgespec.bench.figures import paired_median as paired_median
 from edgespec.bench.figures import paired_ratio as paired_ratio
 
@@ -25,7 +25,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores and versions; nothing that names a person or a path."""
+    """Processor, cores, devices that the runtime uses, versions; nothing that names a person or a path."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -34,6 +34,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": cpu,
         "cores": len(os.sched_getaffinity(0)),
+        **({"devices": found} if (found := [device.description for device in devices.devices()]) else {}),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "llama-cpp-python": runtime.version(),
@@ -42,7 +43,10 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit measured, with + where the tree had changes."""
+    """The commit measured, with + where the tree had changes; as tools/pack_gpu.sh noted it where git knows none."""
+    packed = ROOT / ".gpu" / "commit"
+    if packed.exists() and not (ROOT / ".git").exists():
+        return packed.read_text().strip()
     head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     dirty = subprocess.run(["git", "status", "--porcelain", "edgespec"], cwd=ROOT, capture_output=True, text=True)
     return head.strip() + ("+" if dirty.stdout.strip() else "")

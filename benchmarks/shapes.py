@@ -42,6 +42,7 @@ SHAPES = {
     "1b": Shape(n_embd=2048, n_layer=16, n_head=32, n_head_kv=8, head_dim=64, n_ff=8192),  # Llama-3.2-1B
     "3b": Shape(n_embd=3072, n_layer=28, n_head=24, n_head_kv=8, head_dim=128, n_ff=8192),  # Llama-3.2-3B
     "8b": Shape(n_embd=4096, n_layer=32, n_head=32, n_head_kv=8, head_dim=128, n_ff=14336),  # Llama-3.1-8B
+    "32b": Shape(n_embd=5120, n_layer=64, n_head=64, n_head_kv=8, head_dim=128, n_ff=25600),  # Qwen3-32B
     # granite-3.0-1b-a400m (24 layers, 8 of 32 experts of 512) with experts wide enough for the demo in q4_0: half the
     # layers and four active experts of 2048 multiply as many expert weights a token, out of twice as many in the file
     "moe": Shape(n_embd=1024, n_layer=12, n_head=16, n_head_kv=8, head_dim=64, n_ff=2048, n_expert=32, n_expert_used=4),

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Packs what `make bench-gpu` needs on a machine without network into .gpu/ (about 40 MB): llama.cpp's sources as
-# llama-cpp-python's sdist vendors them, and wheels of what edgespec imports.
+# llama-cpp-python's sdist vendors them, what `make llama-server` built of them (all but ggml runs there as well), wheels
+# of what edgespec imports, and the commit's name.
 # usage: tools/pack_gpu.sh [PYTHON_VERSION=3.12]     the Python version of the GPU machine, Linux on x86-64
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -31,4 +32,8 @@ for tag in manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux1
 done
 "${pip[@]}" download -q --only-binary=:all: --python-version "$python_version" --implementation cp \
     "${platforms[@]}" -d .gpu/wheels gguf jinja2 platformdirs psutil rich typer diskcache
+if program=$(.venv/bin/python -c 'from tools import llama_server; print(llama_server.find() or "")') && [ -n "$program" ]; then
+    tar -C "$(dirname "$program")" -c . | xz -6 >.gpu/host.tar.xz
+fi
+git rev-parse --short HEAD >.gpu/commit
 du -sh .gpu | sed 's/^/edgespec: packed /' >&2

@@ -13,7 +13,7 @@ from typing import Any
 
 from edgespec import __version__
 from edgespec.assemble import open_workbench
-from edgespec.backends.llama_cpp import runtime
+from edgespec.backends.llama_cpp import devices, runtime
 from edgespec.bench.card import ceilings, speculation_bound
 from edgespec.bench.figures import figures, share_cut
 from edgespec.bench.measure import Cut, Event, Failure, Sample, Text, measure, n_answers
@@ -144,6 +144,7 @@ def _described(bench: Workbench, asked: Asked) -> dict[str, Any]:
         "machine": {
             "cpu": runtime.cpu_name(),
             "cores": os.cpu_count(),
+            **({"devices": found} if (found := [device.description for device in devices.devices()]) else {}),
             "system": f"{platform.system()} {platform.machine()}",
             "runtime": f"llama-cpp-python {runtime.version()}",
             "load_at_end": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,

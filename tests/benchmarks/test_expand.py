@@ -172,3 +172,23 @@ def test_other_shapes_say_what_the_demo_says(make: Make, exact: np.ndarray, name
     """Widths of the real models, with seven layers to save time and disk; 3b and 8b have doubled heads."""
     shape = dataclasses.replace(SHAPES[name], n_layer=7)
     assert_same_but_for_rounding(exact, logits(make(shape, "q8_0")))
+
+
+def test_several_processes_write_the_same_file(tmp_path: Path):
+    """Fails when tensors come in another order or from another seed."""
+    source, files = expand.Source(DEMO), [tmp_path / "one.gguf", tmp_path / "two.gguf"]
+    for n_jobs, file in enumerate(files, 1):
+        expand.expand(source, WIDER, PRECISIONS["q8_0"], file, n_jobs=n_jobs)
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_layers_that_pass_on_may_be_alike(tmp_path: Path, exact: np.ndarray):
+    """Fails when a layer of the source is taken for one that only passes on, or they still differ."""
+    file = tmp_path / "alike.gguf"
+    expand.expand(expand.Source(DEMO), WIDER, PRECISIONS["f32"], file, alike=True)
+    assert np.abs(logits(file) - exact).max() <= 1e-4
+    up = {t.name: t.data for t in gguf.GGUFReader(file).tensors if "ffn_up" in t.name}
+    places = Expansion(OWN, expand.Source(DEMO).weight, WIDER, PRECISIONS["f32"]).places
+    passing = [up[f"blk.{i}.ffn_up.weight"] for i in range(WIDER.n_layer) if i not in places.layer]
+    assert len(passing) == 2
+    assert np.array_equal(*passing)

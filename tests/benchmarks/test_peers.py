@@ -133,6 +133,14 @@ def test_without_llama_server_the_rest_runs_and_the_exit_code_is_1(
     assert written["final"]["0.0"]["rows"]["edgespec plain"]["tokens_per_second"] > 0
 
 
+def test_settings_that_are_named_meet_without_a_screening(peers: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when they are screened all the same, or others than those take part."""
+    _, written = run_main(peers, monkeypatch, "--ours", "auto,chain@4", "--theirs", "draft 3", "--prompts", "3")
+    assert written["screening"] == {}
+    assert set(written["final"]) == {"0.0", "0.8"}
+    assert set(written["final"]["0.0"]["rows"]) == {"edgespec plain", "edgespec auto", "edgespec chain@4"}
+
+
 def test_without_a_compiler_that_is_said_too(
     peers: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
