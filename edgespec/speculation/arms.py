@@ -12,8 +12,9 @@ from typing import Any
 from edgespec.speculation.reliability import N_KINDS
 from edgespec.types import MAX_NODES, Choice
 
-# So many first rounds are believed whatever they take: a slow drafter must not look quick in the rounds that decide.
-N_BELIEVED = 3
+# So many first rounds are believed up to so many plain steps each, later ones by what was seen before: a slow drafter
+# must not look quick in the rounds that decide, and one that read the prompt, or was stopped, not hopeless.
+N_BELIEVED, MOST_BELIEVED = 3, 2.0
 # Rounds that count, roughly; a prior counts as N_PRIOR of them.
 FORGET, N_PRIOR = 0.985, 3.0
 # What is known of an idle arm halves in some 350 rounds of its kind of text.
@@ -61,12 +62,12 @@ class Record:
     gap: list[int] = field(default_factory=lambda: [FIRST_GAP] * N_KINDS)  # rounds until the next trial
     due: list[int] = field(default_factory=lambda: [0] * N_KINDS)
 
-    def aside(self, ms: float) -> float:
-        """What to believe of the time beside the pass: a process that was stopped in between says nothing."""
+    def aside(self, ms: float, one: float) -> float:
+        """What to believe of the time beside the pass, one being that of a plain step: a process that was stopped in
+        between says nothing."""
         self.n_aside += 1
-        if self.n_aside > N_BELIEVED:
-            ms = min(ms, 4 * self.aside_ms + 1.0)
-        ms = max(ms, 0.0)
+        most = 4 * self.aside_ms + 1.0 if self.n_aside > N_BELIEVED else MOST_BELIEVED * one
+        ms = max(min(ms, most), 0.0)
         self.aside_ms += max(1 / self.n_aside, 0.1) * (ms - self.aside_ms)
         return ms
 

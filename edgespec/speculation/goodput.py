@@ -156,7 +156,7 @@ class GoodputController:
         one = self._costs.ms(1, step.n_past)
         arm, n_tokens = self._arms[name], len(step.tokens)
         beside_ms = step.draft_ms + step.overhead_ms
-        believed_ms = arm.aside(beside_ms)
+        believed_ms = arm.aside(beside_ms, one)
         steps = (self._costs.ms(rows, step.n_past) + believed_ms) / one
         if not arm.choice.plain:
             arm.level_ms += 0.2 * (min(self._level_ms(believed_ms), one) - arm.level_ms)

@@ -134,6 +134,29 @@ def test_a_disturbed_pass_does_not_speak_against_its_arm() -> None:
     assert found.steps(30).share("lookup", 30) > 0.8
 
 
+def test_a_first_round_that_took_for_ever_does_not_condemn_its_arm() -> None:
+    """The drafter read the prompt, or the process was stopped. Fails when a good drafter is left for one such round; one
+    that takes long every time is left."""
+    good, slow = always(0.8, node_ms=0.1), always(0.8, node_ms=40.0)
+    found = beside(good)
+    found.drafters = {**found.drafters, "model": replace(good, node_ms=400.0)}
+    found.steps(1)
+    assert found.names == ["model"]
+    found.drafters = {**found.drafters, "model": good}
+    assert found.steps(150).share("model", 100) > 0.9
+    assert beside(slow).steps(150).share("model", 100) < 0.1
+
+
+def beside(model: Drafts) -> Rounds:
+    """A drafter of which much is expected, and sources that are sometimes right."""
+    drafters = {"model": model, "lookup": always(0.3)}
+    chosen = {
+        "model": Arm(Choice("model", rows=16, depth=15, width=1), 2.5, "model"),
+        "lookup": Arm(Choice("lookup", rows=16, depth=15, width=1), 1.02),
+    }
+    return Rounds(GoodputController(chosen, LiveCost(FLAT), KINDS), drafters, FLAT, noise=0.05)
+
+
 def test_kinds_of_text_have_their_own_arm() -> None:
     """Copies pay in code and nowhere else. Fails when one kind's figures decide for all, some rounds into a
     passage."""
