@@ -135,8 +135,8 @@ def test_a_disturbed_pass_does_not_speak_against_its_arm() -> None:
 
 
 def test_a_first_round_that_took_for_ever_does_not_condemn_its_arm() -> None:
-    """The drafter read the prompt, or the process was stopped. Fails when a good drafter is left for one such round; one
-    that takes long every time is left."""
+    """The drafter read the prompt, or the process was stopped. Fails when a good drafter is left for one such round, or
+    one that takes long every time is not."""
     good, slow = always(0.8, node_ms=0.1), always(0.8, node_ms=40.0)
     found = beside(good)
     found.drafters = {**found.drafters, "model": replace(good, node_ms=400.0)}
