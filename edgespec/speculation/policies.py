@@ -54,7 +54,7 @@ class Limits:
 # Reads a tenth fewer waves than 1 at the same tokens per pass (benchmarks/LOG.md).
 REACH = 0.5
 # Nodes of a wave. With an eighth of its rows, 32 at most, a large tree of the demo drafter takes about as many waves as
-# it has levels, and reads a fifth more nodes than it keeps; wider waves read more in vain and save none.
+# it has levels, and reads hardly more nodes than it keeps; wider waves read more in vain and save few.
 N_BEAMS, MOST_BEAMS, BEAM_SHARE = 4, 32, 8
 # Trees beyond SMALL rows are for passes that cost nearly alike at any width (docs/specexec.md): grown exactly, at most
 # MAX_LEVELS deep, with READS_A_ROW nodes read for each of their rows at most.
