@@ -87,7 +87,7 @@ class GoodputController:
         rows = choice.rows
         arm = self._arms[self._trial or self._in_use]
         if not arm.n_aside:  # what drafting costs is not known yet
-            rows = min(rows, LEAST_TRIED)
+            rows = min(rows, self._costs.widest_as(LEAST_TRIED, self._n_past))
         worth = self._goodput()
         prices = (min(worth * ms, MOST_PRICE) for ms in (0.0, *self._costs.row_ms(rows, self._n_past)))
         return replace(choice, rows=rows, row_prices=tuple(prices), wave_price=min(worth * arm.level_ms, MOST_PRICE))

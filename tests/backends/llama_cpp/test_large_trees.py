@@ -71,7 +71,7 @@ def test_rows_of_the_largest_tree_are_those_of_chains(model: LlamaModel, kv: str
 
 
 def test_a_path_of_the_largest_tree_is_kept_and_the_next_one_fits(model: LlamaModel) -> None:
-    """Fails when 511 rejected nodes leave cells or sequences behind: after some rounds nothing would be left to lend."""
+    """Fails when 511 rejected nodes leave cells or sequences behind: soon nothing would be left to lend."""
     tree, context = largest_tree(), model.open(spec())
     context.prefill(0, PROMPT)
     length, leaf = len(PROMPT), len(tree) - 1
