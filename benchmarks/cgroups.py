@@ -1,4 +1,4 @@
-"""Fresh control groups with a memory limit, for benchmarks that run programs inside one; versions 1 and 2.
+"""Fresh control groups with a limit of memory and of reading, to run programs in; versions 1 and 2.
 
 A group is made below this process's own, so that nothing leaves the limits that are there already; where that cannot
 hold a limit (version 2 allows none below a group with processes), below the nearest one above that can. Not covered:
@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,16 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Group:
-    """One control group; figures are bytes since it was made."""
+    """One control group; figures are bytes since it was made. disk: of version 1, a second one that limits reading."""
 
     folder: Path
     version: int
+    disk: Path | None = None
 
     def command(self, program: Sequence[str]) -> list[str]:
         """The program as a command that lives in the group from its very start."""
-        return ["sh", "-c", SHIM, str(self.folder), *program]
+        inside = ["sh", "-c", SHIM, str(self.folder), *program]
+        return inside if self.disk is None else ["sh", "-c", SHIM, str(self.disk), *inside]
 
     @property
     def usage_bytes(self) -> int:
@@ -114,6 +116,37 @@ def new_group(limit_bytes: int, name: str = "edgespec") -> Iterator[Group]:
         raise Unavailable(f"the limit of a control group cannot be set ({error.strerror})") from error
     finally:
         group.remove()
+
+
+@contextlib.contextmanager
+def throttled(group: Group, file: Path, bytes_per_s: int) -> Iterator[Group]:
+    """The group with reads from the disk of a file limited to so many bytes a second. Raises Unavailable."""
+    try:
+        device = _disk_of(file)
+        if group.version == 2:
+            (group.folder / "io.max").write_text(f"{device} rbps={bytes_per_s}")
+            yield group
+            return
+        folder = ROOT / "blkio" / group.folder.name
+        folder.mkdir()
+    except OSError as error:
+        raise Unavailable(f"reading from the disk cannot be limited here ({error.strerror})") from error
+    own = replace(group, disk=folder)
+    try:
+        (folder / "blkio.throttle.read_bps_device").write_text(f"{device} {bytes_per_s}")
+        yield own
+    except OSError as error:
+        raise Unavailable(f"reading from the disk cannot be limited here ({error.strerror})") from error
+    finally:
+        Group(folder, 1).remove()
+
+
+def _disk_of(file: Path) -> str:
+    """major:minor of the whole disk that a file lies on; limits know no partitions."""
+    number = os.stat(file).st_dev
+    device = f"{os.major(number)}:{os.minor(number)}"
+    place = Path("/sys/dev/block") / device
+    return (place.resolve().parent / "dev").read_text().strip() if (place / "partition").exists() else device
 
 
 def unavailable() -> str:

@@ -33,6 +33,7 @@ class Run:
 
     decode_ms  from the first tokens to the last, in n_passes (None: not known)
     split      milliseconds of target, draft and the rest in that time, where the contender tells them
+    n_rows     rows of those passes, where it tells them
     """
 
     tokens: tuple[int, ...]
@@ -40,6 +41,7 @@ class Run:
     decode_ms: float
     n_passes: int | None
     split: tuple[float, float, float] | None = None
+    n_rows: int | None = None
 
 
 class Contender(Protocol):
@@ -54,20 +56,26 @@ class Ours:
 
     def answer(self, prompt: Sequence[int], n_tokens: int, temperature: float, seed: int) -> Run:
         self._bench.use(self._method)
-        self._bench.assistant.engine.forget()
-        sampling = Sampling(temperature=temperature, seed=seed)
-        events = self._bench.assistant.engine.generate(prompt, sampling, n_tokens, end_ids=self._bench.target.end_ids)
-        steps: list[Step] = []
-        start, first, end = time.perf_counter(), 0.0, 0.0
-        for event in events:
-            if isinstance(event, Step):
-                steps.append(event)
-                end = time.perf_counter()
-                first = first or end
-        ms, rest = 1e3 * (end - first), steps[1:]
-        target, draft = sum(s.target_ms for s in rest), sum(s.draft_ms for s in rest)
-        tokens = tuple(t for s in steps for t in s.tokens)
-        return Run(tokens, 1e3 * (first - start), ms, len(rest), (target, draft, ms - target - draft))
+        return answered(self._bench, prompt, n_tokens, temperature, seed)
+
+
+def answered(bench: Workbench, prompt: Sequence[int], n_tokens: int, temperature: float, seed: int) -> Run:
+    """By the method in use, which goes on learning."""
+    bench.assistant.engine.forget()
+    sampling = Sampling(temperature=temperature, seed=seed)
+    events = bench.assistant.engine.generate(prompt, sampling, n_tokens, end_ids=bench.target.end_ids)
+    steps: list[Step] = []
+    start, first, end = time.perf_counter(), 0.0, 0.0
+    for event in events:
+        if isinstance(event, Step):
+            steps.append(event)
+            end = time.perf_counter()
+            first = first or end
+    ms, rest = 1e3 * (end - first), steps[1:]
+    target, draft = sum(s.target_ms for s in rest), sum(s.draft_ms for s in rest)
+    tokens = tuple(t for s in steps for t in s.tokens)
+    n_rows = sum(s.n_drafted + 1 for s in rest)
+    return Run(tokens, 1e3 * (first - start), ms, len(rest), (target, draft, ms - target - draft), n_rows)
 
 
 class Peer:

@@ -64,7 +64,7 @@ class Switch:
 
     choice = PLAIN
 
-    def choose(self, n_rows_left: int, history: Ids) -> Choice:
+    def choose(self, n_left: int, history: Ids) -> Choice:
         return self.choice
 
     def size(self, choice: Choice, tree: TokenTree, history: Ids) -> Sized:

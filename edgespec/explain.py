@@ -12,6 +12,7 @@ import psutil
 
 from edgespec.backends.llama_cpp import runtime
 from edgespec.backends.llama_cpp.selftest import HostFacts
+from edgespec.memory.reasons import STREAMING
 from edgespec.settings import Settings
 from edgespec.types import PlanLine
 
@@ -36,7 +37,9 @@ def plan(
     asked: Settings, quantisation: str, planned: Sequence[PlanLine], why_plain: str, facts: HostFacts
 ) -> tuple[PlanLine, ...]:
     """planned: the planner's lines; why_plain: why nothing can draft whatever the room, or an empty string."""
-    repacked = facts.extra_buffers
+    streams = any(line.line == STREAMING for line in planned)
+    repacked = facts.extra_buffers and not streams
+    why = f"self-test: this host {'decodes' if facts.extra_buffers else 'dies'} with them"
     lines = [PlanLine("weights", quantisation, "as the file has them")]
     for line in planned:
         lines.append(replace(line, reason=why_plain) if line.line == "drafter" and why_plain else line)
@@ -45,7 +48,7 @@ def plan(
         PlanLine(
             "extra buffers",
             "on" if repacked else "off",
-            f"self-test: this host {'decodes' if repacked else 'dies'} with them",
+            "a rearranged copy of the weights could not give way" if streams else why,
         ),
     ]
     if asked.verify == "rejection":

@@ -54,8 +54,10 @@ class Loader:
 
 
 def placed(options: LoadOptions, placement: Placement) -> LoadOptions:
+    """How weights are loaded there; streamed ones as they lie in the file: a rearranged copy could not give way."""
     return replace(
         options,
+        extra_buffers=options.extra_buffers and not placement.streamed,
         n_gpu_layers=placement.n_gpu_layers,
         tensor_split=placement.tensor_split,
         experts_on_cpu=placement.experts_on_cpu,

@@ -17,7 +17,7 @@ from edgespec.engine.ladder import Ladder
 from edgespec.errors import Cancelled as Stopped
 from edgespec.errors import DoesNotFit, DrafterUnusable, EdgespecError
 from edgespec.loading import Drafters, Report, build
-from edgespec.memory.configuration import Configuration, DraftModel
+from edgespec.memory.configuration import Configuration, DraftModel, Placement
 from edgespec.memory.methods import target_spec
 from edgespec.memory.plan import Plan
 from edgespec.passage import passage_ids
@@ -34,6 +34,14 @@ CURVE_S, DRAFT_CURVE_S = (1.5, calibrate.BUDGET_S), (0.4,)
 # With fewer widths a curve would forbid what was only not measured; one as noisy as this says little (a busy machine).
 LEAST_WIDTHS, MOST_NOISE = 4, calibrate.NOISE_MOST
 CURVE_ROWS, CURVE_CONTEXT = (64, 16), 1024
+# Where passes may cost alike at any width: rows of the context that tells, and of the drafter's, whose waves are wider.
+WIDE_CURVE_ROWS, WIDE_DRAFT_ROWS = (512, 256, 64, 16), (32, 8)
+
+
+def may_be_wide(placement: Placement, n_layers: int, devices: Sequence[str]) -> bool:
+    """Whether weights travel in passes that are wide enough: from a disk, or to a device that does not hold them all
+    (the runtime copies those of the processor's layers for large batches)."""
+    return placement.streamed or (bool(devices) and placement.n_gpu_layers <= n_layers)
 
 
 def begin_at(rungs: Sequence[Configuration], rung: int) -> int:
@@ -63,20 +71,21 @@ class Opening:
         if not (self.first.configuration.sources or draft) or planner.knows(self.first):
             return
         placement = self.first.configuration.placement
-        self.report("timing passes on this machine (once)", 0.0)
+        wide = may_be_wide(placement, len(planner.target.shape.layers), planner.machine.host.devices)
+        self.report(f"timing passes {'from disk' if placement.streamed else 'on this machine'} (once)", 0.0)
         model: LlamaModel | None = None
         if draft is not None and planner.draft is not None:
             try:
                 model = self.drafters.get(draft.name, draft.placement)
             except DrafterUnusable as error:
                 self._pass_over(error)
-        curve = self._timed(
-            self.target, CURVE_S, planner.curve_key(planner.target, placement), CURVE_ROWS, planner.asked.kv_type
-        )
+        key = planner.curve_key(planner.target, placement)
+        rows = WIDE_CURVE_ROWS if wide else CURVE_ROWS
+        curve = self._timed(self.target, CURVE_S, key, rows, planner.asked.kv_type, wide)
         draft_curve = None
         if model is not None and draft is not None and planner.draft is not None:
             key = planner.curve_key(planner.draft, draft.placement)
-            draft_curve = self._timed(model, DRAFT_CURVE_S, key, (8,), "f16")
+            draft_curve = self._timed(model, DRAFT_CURVE_S, key, WIDE_DRAFT_ROWS if wide else (8,), "f16")
         if curve is not None:
             planner.timed(self.first, curve, draft_curve)
 
@@ -123,24 +132,33 @@ class Opening:
         return self.remembered.keep(self.drafting) if self.remembered and self.drafting else None
 
     def _timed(
-        self, model: LlamaModel, seconds: Sequence[float], key: str, widths: Sequence[int], kv_type: str
+        self,
+        model: LlamaModel,
+        seconds: Sequence[float],
+        key: str,
+        widths: Sequence[int],
+        kv_type: str,
+        wide: bool = False,
     ) -> Curve | None:
-        """None where no context can be had within the budget, or the model is too slow for the time there is."""
+        """None where no context can be had within the budget, or the model is too slow for the time there is.
+
+        wide: passes may cost alike at any width.
+        """
         planner, asked = self.planner, self.planner.asked
         n_ctx = min(CURVE_CONTEXT, self.first.configuration.target.n_ctx)
         for rows in widths:
             spec = ContextSpec(n_ctx, 1, rows, 1, kv_type, 64, planner.n_threads, asked.exact)
-            if not planner.affords(spec):
+            if not planner.affords(spec, self.first.configuration.placement):
                 continue
             try:
                 context = model.open(spec)
             except DoesNotFit:
                 continue
             try:
-                curve = self._curve(context, model, seconds)
+                curve = self._wide_curve(context, model, seconds) if wide else self._curve(context, model, seconds)
             finally:
                 context.close()
-            if curve is not None and curve.noise < MOST_NOISE:
+            if curve is not None and (wide or curve.noise < MOST_NOISE):  # a wide one is too dear to be had again
                 calibration.save(key, curve.to_dict())
             return curve
         return None
@@ -152,6 +170,13 @@ class Opening:
             if len(curve.rows) >= min(LEAST_WIDTHS, context.caps.max_nodes):
                 return curve
         return None
+
+    def _wide_curve(self, context: Context, model: LlamaModel, seconds: Sequence[float]) -> Curve:
+        """Far into wide passes; of weights that are not streamed narrow ones matter as well."""
+        streamed = self.first.configuration.placement.streamed
+        narrow = None if streamed else self._curve(context, model, seconds)
+        wide = calibrate.measure_wide(context, model.n_vocab, cancelled=self.cancelled, text=passage_ids(model))
+        return wide if narrow is None else narrow.with_wider(wide)
 
     def settle(self, methods: Mapping[str, Settings], rung: int) -> tuple[dict[str, Plan], Ladder]:
         """Plans by method, and the ladder to run them on: one method's own, or one rung with room for all of them."""

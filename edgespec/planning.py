@@ -12,13 +12,14 @@ from pathlib import Path
 from edgespec import explain
 from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.selftest import HostFacts
-from edgespec.errors import BadSetting, DrafterUnusable, EdgespecError
+from edgespec.errors import BadSetting, DoesNotFit, DrafterUnusable, EdgespecError
 from edgespec.memory import measure, survey
 from edgespec.memory.configuration import Configuration, Placement
 from edgespec.memory.footprint import CPU, Footprint
 from edgespec.memory.forecast import Forecast
 from edgespec.memory.plan import Plan, plan
 from edgespec.memory.pressure import MACHINE, Gauge, Marks, Reading, Watch
+from edgespec.memory.problem import Problem
 from edgespec.memory.report import MemoryReport
 from edgespec.memory.sizes import MIB
 from edgespec.memory.source import Source, read_source
@@ -35,6 +36,7 @@ from edgespec.types import ContextSpec
 
 # Less free than this share of what there was is a step down the ladder; so much must stay free behind a step up.
 LOW_SHARE, LOW_BYTES, HIGH = 0.01, 8 * MIB, 2
+_ON_CPU = Placement()
 
 
 class Planner:
@@ -159,9 +161,23 @@ class Planner:
             inner = replace(asked, method="plain", draft=None)
         elif named:
             inner = replace(asked, method="model")
-        problem = survey.problem(inner, self.machine, self.target, self.draft, self.known, self.forecast)
-        made = plan(problem)
+        problem, made = self._fitting(inner)
         return with_sources(problem, made, named) if self.sources(asked) else made
+
+    def _fitting(self, inner: Settings) -> tuple[Problem, Plan]:
+        """With the weights in memory, else read from their file in every pass; raises DoesNotFit where not even what
+        lies beside them has room, BadSetting."""
+
+        def made(streams: bool) -> tuple[Problem, Plan]:
+            found = survey.problem(inner, self.machine, self.target, self.draft, self.known, self.forecast, streams)
+            return found, plan(found)
+
+        try:
+            return made(streams=False)
+        except DoesNotFit:
+            if not survey.may_stream(inner, self.machine, self.target):
+                raise
+        return made(streams=True)
 
     def _check_rows(self, asked: Settings) -> None:
         """Raises BadSetting where no pass can have the rows that sources were asked for."""
@@ -195,9 +211,9 @@ class Planner:
             warnings=made.warnings,
         )
 
-    def affords(self, spec: ContextSpec) -> bool:
+    def affords(self, spec: ContextSpec, placement: Placement = _ON_CPU) -> bool:
         """Whether a context of the target may be opened for a moment beside both models' weights."""
-        needed = self.forecast.bytes_of(Configuration(spec)) + self.machine.host.beside_bytes
+        needed = self.forecast.bytes_of(Configuration(spec, placement=placement)) + self.machine.host.beside_bytes
         needed += self.draft.shape.weight_bytes if self.draft else 0
         room = self.machine.free_bytes
         return needed <= (room if self.asked.budget is None else min(room, self.asked.budget))

@@ -39,6 +39,12 @@ SHORT_SHARE, DEEP_SHARE = 0.05, 0.4
 # Two times agree when they are as near as this; a width whose shortest ones do not is timed up to N_MOST times.
 AGREE, N_TIMES, N_MOST = 0.05, 5, 10
 NOISE_LEAST, NOISE_MOST = 0.03, 0.10
+# Where weights are streamed or copied in every pass: widths in the order of their worth, 1 once more for the noise. A
+# next one may take DEARER times the dearest so far; beyond one that took RISES times one of a quarter its rows, none is
+# tried.
+FAR_APART = (64, 256, 16, 1, 128, 32, 512)
+DEARER, RISES = 2.0, 1.6
+WIDE_BUDGET_S = 60.0
 # A pass begins only if its predicted time, with this margin, fits into what is left.
 MARGIN = 1.2
 
@@ -103,6 +109,38 @@ def _stretches(text: Ids) -> Callable[[int], Ids]:
     return next_stretch
 
 
+def measure_wide(
+    context: Context,
+    n_vocab: int,
+    budget_s: float = WIDE_BUDGET_S,
+    clock: Callable[[], float] = time.perf_counter,
+    cancelled: Callable[[], bool] = lambda: False,
+    text: Ids | None = None,
+) -> Curve:
+    """The same where a pass takes seconds whatever its width: few widths, each timed once, in the order of their worth.
+
+    A lone row is timed three times, the first of which warms up; what its other two differ by is the noise. Widths
+    beyond the knee are left out. Raises what `measure` raises.
+    """
+    if context.caps.max_rollback is not None:
+        raise BadSetting("passes cannot be timed on a model whose state cannot be rolled back; it decodes plainly")
+    start = context.length(SLOT)
+    tokens = _random_ids(n_vocab) if text is None or len(text) < 2 else _stretches(text)
+    passes = _Passes(context, tokens, clock, clock() + budget_s, cancelled)
+    try:
+        passes.add(1)
+        passes.times.clear()
+        passes.add(1)
+        for width in FAR_APART:
+            dearest = max(times[0] for times in passes.times.values())
+            if width <= context.caps.max_nodes and passes.could_matter(width) and passes.affords(DEARER * dearest):
+                passes.add(width)
+        shortest = {width: passes.times[width][0] for width in sorted(passes.times)}
+        return Curve(start, tuple(shortest), tuple(shortest.values()), noise=noise(passes.times))
+    finally:
+        context.truncate(SLOT, start)
+
+
 class _Passes:
     """Passes in slot 0 and their times: milliseconds by width, shortest first."""
 
@@ -134,7 +172,19 @@ class _Passes:
     def add(self, width: int) -> None:
         self.times[width] = sorted([*self.times.get(width, []), self._pass_ms(width)])
 
-    def _affords(self, ms: float) -> bool:
+    def could_matter(self, width: int) -> bool:
+        """Whether a pass of this width could be the one to choose. Between two that cost the same the wider one is; a
+        wider one than all is not where the last rise was steep, since tokens rise slowly with the rows."""
+        if width == 1:
+            return True
+        narrower = max(w for w in self.times if w < width)
+        wider = min((w for w in self.times if w > width), default=None)
+        if wider is not None:
+            return self.times[wider][0] > (1 + AGREE) * self.times[narrower][0]
+        before = max((w for w in self.times if w <= narrower // 4), default=narrower)
+        return self.times[narrower][0] <= RISES * self.times[before][0]
+
+    def affords(self, ms: float) -> bool:
         return self._clock() + MARGIN * ms / 1e3 <= self._deadline
 
     def _predicted(self, width: int) -> float:
@@ -149,23 +199,23 @@ class _Passes:
         for width in widths:
             n_missing = 2 - min(len(self.times.get(width, [])), 1)
             wanted = width <= self._context.caps.max_nodes
-            if wanted and self._affords(promised + n_missing * self._predicted(width)):
+            if wanted and self.affords(promised + n_missing * self._predicted(width)):
                 self.add(width)
                 there.append(width)
                 promised += self._predicted(width)
         for width in reversed(there):
-            if self._affords(self._predicted(width)):
+            if self.affords(self._predicted(width)):
                 self.add(width)
 
     def settle(self, n_times: int) -> None:
         """Further rounds through the widths that have fewer times than they should, as the budget allows."""
         while True:
             short = [w for w in sorted(self.times) if len(self.times[w]) < self._n_wanted(w, n_times)]
-            affordable = [w for w in short if self._affords(self._predicted(w))]
+            affordable = [w for w in short if self.affords(self._predicted(w))]
             if not affordable:
                 return
             for width in affordable:
-                if self._affords(self._predicted(width)):
+                if self.affords(self._predicted(width)):
                     self.add(width)
 
     def _n_wanted(self, width: int, n_times: int) -> int:
@@ -207,7 +257,7 @@ class _Passes:
         deep: dict[int, list[float]] = {width: [] for width in DEEP_WIDTHS if width in self.times}
         for _ in range(N_TIMES):
             for width, times in deep.items():
-                if self._affords(times[0] if times else 2 * self._predicted(width)):
+                if self.affords(times[0] if times else 2 * self._predicted(width)):
                     deep[width] = sorted([*times, self._pass_ms(width)])
         self._context.truncate(SLOT, here)
         more = {w: times[0] - self.times[w][0] for w, times in deep.items() if len(times) == N_TIMES}

@@ -21,7 +21,7 @@ from edgespec.speculation.sampling import Noise, Process
 from edgespec.speculation.sizing import whole
 from edgespec.speculation.tree import below, single
 from edgespec.speculation.verify import Draws, ranks, target_draws, verify
-from edgespec.types import PLAIN, Choice, Ids, Notice, Prefill, Sampling, Span, Step
+from edgespec.types import PLAIN, Ids, Notice, Prefill, Sampling, Span, Step
 
 
 class Engine:
@@ -174,7 +174,7 @@ class Engine:
         setup = self._setup
         target_ms, draft_ms = self._target.ms, sum(c.ms for c in setup.draft_contexts)
         history = self._ids[: self._n]
-        choice = PLAIN if len(lead) else self._choose(n_left, history)
+        choice = PLAIN if len(lead) else setup.controller.choose(n_left, history)
         drafter = None if choice.plain else setup.drafters[choice.drafter]
         drafted = drafter.draft(history, choice, process, noise) if drafter else single(int(history[-1]))
         sized = whole(drafted) if len(lead) else setup.controller.size(choice, drafted, history)
@@ -209,12 +209,6 @@ class Engine:
         )
         setup.controller.observe(step, tree, verdict)
         return step
-
-    def _choose(self, n_left: int, history: Ids) -> Choice:
-        """What a round drafts: nothing deeper than the answer may still get, while the pass may be as wide as what is
-        open has room for: a wider one can be quicker."""
-        choice = self._setup.controller.choose(self._target.spec.n_ctx - self._n, history)
-        return replace(choice, depth=min(choice.depth, n_left - 1)) if n_left > 1 else PLAIN
 
     def close(self) -> None:
         for drafter in self._setup.drafters.values():

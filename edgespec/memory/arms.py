@@ -17,6 +17,8 @@ from edgespec.memory.configuration import Placement
 from edgespec.memory.methods import Method
 from edgespec.settings import Settings
 from edgespec.speculation.cost import Curve
+from edgespec.speculation.policies import MAX_LEVELS, SMALL
+from edgespec.speculation.regimes import regime
 from edgespec.speculation.shapes import Trees, best_trees
 from edgespec.types import MAX_NODES, PLAIN, Choice
 
@@ -24,6 +26,11 @@ from edgespec.types import MAX_NODES, PLAIN, Choice
 # time (docs/design.md section 8), up to where no curve here paid.
 ROWS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 28, 32, 40, 48, 64)
 MAX_DEPTH = 16
+# The same where passes cost nearly alike at any width (speculation/regimes.py); the last ones only once timed.
+WIDE_ROWS = (2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+MOST_UNTIMED = 256
+# Most children of a node of a large tree (SpecExec's code: 16).
+LARGE_WIDTH = 16
 # --exact keeps f16 rows alike in passes of up to so many (docs/exact.md).
 MAX_EXACT_ROWS = 32
 # What a round takes besides passes: drawing, walking, bookkeeping (benchmarks/engine_time.py).
@@ -79,19 +86,20 @@ def plain_rate(pass_ms: float) -> float:
     return 1e3 / (pass_ms + ROUND_MS)
 
 
-def table(method: Method, asked: Settings, measured: Curve | None) -> Table:
-    """Every choice that the user's words allow; where passes were timed, of the widths that were (cost.py says why)."""
+def table(method: Method, asked: Settings, measured: Curve | None, streams: bool = False) -> Table:
+    """Every choice that the user's words allow; where passes were timed, of the widths that were (cost.py says why), or
+    up to the widest one where they cost nearly alike. streams: weights are read from a disk in every pass."""
     choices: list[Choice] = []
     tokens: list[float] = []
     waves: list[NDArray[np.int64]] = []
     starts: list[int] = []
     for width in _widths(method, asked):
-        rows = _rows(asked, measured)
+        rows = _rows(asked, measured, streams, width)
         trees = _trees(method, asked, max(rows), width)
         for n in rows:
             starts.append(len(choices))
             for levels in _depths(method, asked, n, width):
-                choices.append(Choice(method.name, n, levels, width))
+                choices.append(Choice(method.name, n, levels, LARGE_WIDTH if n > SMALL and width > 1 else width))
                 tokens.append(float(trees[levels].tokens[levels, n]))
                 waves.append(method.passes(trees[levels].shape(n, levels)))
     return Table(
@@ -114,12 +122,16 @@ def _widths(method: Method, asked: Settings) -> tuple[int, ...]:
     return tuple(width for width in method.widths if allowed[0] <= width <= allowed[1])
 
 
-def _rows(asked: Settings, measured: Curve | None) -> tuple[int, ...]:
+def _rows(asked: Settings, measured: Curve | None, streams: bool, width: int) -> tuple[int, ...]:
     if asked.nodes is not None:
         return (asked.nodes,)
-    most = MAX_EXACT_ROWS if asked.exact and asked.kv_type == "f16" else ROWS[-1]
-    timed = measured.rows if measured is not None and len(measured.rows) > 1 else ROWS
-    return tuple(n for n in timed if 2 <= n <= most) or (2,)
+    timed = measured.rows if measured is not None and len(measured.rows) > 1 else ()
+    widths, most = timed or ROWS, ROWS[-1]
+    if width > 1 and (streams or (timed and measured is not None and regime(measured).wide)):
+        widths, most = tuple(sorted({*WIDE_ROWS, *timed})), timed[-1] if timed else MOST_UNTIMED
+    if asked.exact and asked.kv_type == "f16":
+        most = min(most, MAX_EXACT_ROWS)
+    return tuple(n for n in widths if 2 <= n <= most) or (2,)
 
 
 def _trees(method: Method, asked: Settings, rows: int, width: int) -> Mapping[int, Trees]:
@@ -135,4 +147,8 @@ def _depths(method: Method, asked: Settings, rows: int, width: int) -> Sequence[
     most = min(rows - 1, method.max_depth or rows)
     if asked.depth is not None:
         return (min(asked.depth, most),)
-    return (most,) if width == 1 else range(1, min(most, MAX_DEPTH) + 1)
+    if width == 1:
+        return (most,)
+    if rows > SMALL:
+        return range(min(4, most), min(most, MAX_LEVELS) + 1, 4)
+    return range(1, min(most, MAX_DEPTH) + 1)

@@ -5,7 +5,7 @@ A ladder is a sequence of these, widest first. Not covered: choosing one (plan.p
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from edgespec.speculation.drafters.reader import N_SINK
 from edgespec.speculation.policies import n_reads_at_most
@@ -20,11 +20,13 @@ class Placement:
                     puts the head there too; 0: everything on the processor
     tensor_split    share of those layers by device, in the runtime's order; (): as the runtime divides them
     experts_on_cpu  the experts of a mixture stay on the processor whatever n_gpu_layers says
+    streamed        what lies on the processor does not fit into memory: every pass reads it from the mapped file
     """
 
     n_gpu_layers: int = 0
     tensor_split: tuple[float, ...] = ()
     experts_on_cpu: bool = False
+    streamed: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True)

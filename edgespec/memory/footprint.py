@@ -13,6 +13,8 @@ from dataclasses import dataclass
 CPU = "cpu"
 # Source of weights that are used as they lie in the file.
 MAPPED = "tensor table: mapped as they are"
+# Source of weights that pass through memory: the system takes their pages whenever it needs them.
+STREAMED = "tensor table: the largest layer, read from the file in every pass"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgespec.memory.configuration import Configuration, DraftModel, Placement
 from edgespec.memory.footprint import CPU
 from edgespec.memory.times import UNMEASURED, Machine, ModelTimes, Where, pass_ms
-from edgespec.speculation.policies import MAX_LEAVES, N_BEAMS
+from edgespec.speculation.policies import MAX_LEAVES, MOST_BEAMS, SMALL, n_beams_of
 from edgespec.speculation.shapes import Shape
 from edgespec.types import Choice, ContextSpec
 
@@ -36,7 +36,12 @@ class Variant:
 
 
 def _by_waves(shape: Shape) -> NDArray[np.int64]:
-    counts: NDArray[np.int64] = np.bincount(shape.waves(N_BEAMS), minlength=N_BEAMS + 1)[1:]
+    """A small tree's inner nodes level by level; of a large one nearly all nodes are read, in full waves."""
+    n_beams = n_beams_of(len(shape), TREE_WIDTH)
+    waves = shape.waves(n_beams)
+    if len(shape) > SMALL:
+        waves = (n_beams,) * max(shape.depth, -(-len(shape) // n_beams))
+    counts: NDArray[np.int64] = np.bincount(waves, minlength=MOST_BEAMS + 1)[1:]
     return counts
 
 
@@ -84,7 +89,7 @@ def from_model(
         "model",
         by_rank,
         tuple(_sites(devices, times)),
-        lambda site: _wave_ms(site, devices, times, weight_bytes, N_BEAMS, machine),
+        lambda site: _wave_ms(site, devices, times, weight_bytes, MOST_BEAMS, machine),
         lambda base, site: _variants(base, lambda kv, window: _draft(name, base, site, kv, window)),
         _leaner,
     )
@@ -151,7 +156,7 @@ def _draft(name: str, base: Configuration, site: Placement, kv_type: str, window
     choice, target = base.choice, base.target
     spec = ContextSpec(
         n_ctx=target.n_ctx,
-        max_nodes=max(min(N_BEAMS, choice.width), 2),
+        max_nodes=max(n_beams_of(choice.rows, choice.width), 2),
         max_leaves=1 if choice.width <= 1 else min(2 * choice.rows, MAX_LEAVES),
         kv_type=kv_type,
         n_ubatch=target.n_ubatch,

@@ -16,7 +16,7 @@ from edgespec.backends.llama_cpp.dimensions import Dimensions, dimensions
 from edgespec.gguf.header import Tensor
 from edgespec.gguf.shape import Shape
 from edgespec.memory.configuration import Placement
-from edgespec.memory.footprint import CPU, MAPPED, Footprint, Item
+from edgespec.memory.footprint import CPU, MAPPED, STREAMED, Footprint, Item
 from edgespec.memory.graph import Pass, compute_bytes
 from edgespec.memory.host import Host
 from edgespec.types import ContextSpec
@@ -130,10 +130,21 @@ def _weights(part: Part, host: Host, places: _Places) -> tuple[Item, ...]:
         mapped[places.head] += shape.embedding.n_bytes
     elif shape.tied and _is_repacked(shape.embedding, host):
         copied += shape.embedding.n_bytes
+    if part.placement.streamed:
+        mapped[CPU], copied = 0, 0
     found = [Item(f"{part.role}weights", d, n, MAPPED) for d, n in mapped.items() if n]
+    if part.placement.streamed:
+        found.append(Item(f"{part.role}weights", CPU, _largest_layer(part, places), STREAMED))
     if copied:
         found.append(Item(f"{part.role}weights", CPU, copied, "tensor table: ggml/src/ggml-cpu/repack.cpp"))
     return tuple(found)
+
+
+def _largest_layer(part: Part, places: _Places) -> int:
+    """Of the processor's, the head among them: less than that in memory, and a layer would push itself out."""
+    layers = [sum(t.n_bytes for t in x.tensors) for i, x in enumerate(part.shape.layers) if places.layer(i) == CPU]
+    head = part.shape.embedding.n_bytes if part.shape.tied else sum(t.n_bytes for t in part.shape.head)
+    return max([*layers, head if places.head == CPU else 0])
 
 
 def _is_repacked(tensor: Tensor, host: Host) -> bool:

@@ -44,6 +44,7 @@ class Problem:
              of a cache's type (the search leaves out what these rule out)
     rooms    by device, the processor's among them
     methods  what can draft; plain decoding is always there
+    streams  weights need no room on the processor: they are read from the file in every pass
     """
 
     settings: Settings
@@ -54,6 +55,7 @@ class Problem:
     predict: Callable[[Configuration], Footprint]
     machine: Machine = UNMEASURED
     n_threads: int | None = None
+    streams: bool = False
 
     @property
     def free_bytes(self) -> int:
@@ -105,11 +107,11 @@ class Problem:
         """Every way to lay the target's weights, most layers on devices first."""
         gpus = [room for room in self.rooms if room.device != CPU]
         if not gpus:
-            return (Placement(),)
+            return (Placement(streamed=self.streams),)
         kinds = (False, True) if self.target.mixture is not None else (False,)
         layers = range(self.target.n_layers + 1, 0, -1)
-        laid = [Placement(n, split, kind) for n in layers for split in _splits(gpus) for kind in kinds]
-        return (*laid, Placement())
+        laid = [Placement(n, split, kind, self.streams) for n in layers for split in _splits(gpus) for kind in kinds]
+        return (*laid, Placement(streamed=self.streams))
 
 
 def _splits(gpus: list[Room]) -> list[tuple[float, ...]]:

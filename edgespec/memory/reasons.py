@@ -12,6 +12,9 @@ from edgespec.memory.search import N_UBATCH, Candidate, Search
 from edgespec.memory.sizes import MIB, shown
 from edgespec.types import KV_TYPES, PlanLine
 
+STREAMING = "streaming"
+# Trees of more rows than any pass of weights in memory here paid for.
+BIG = 32
 SMALLER_KV = "a smaller cache type changes what the model says"
 
 
@@ -36,7 +39,7 @@ def lines(problem: Problem, made: Decision) -> tuple[PlanLine, ...]:
     """In the order in which a reader asks."""
     return tuple(
         line
-        for part in (_memory, _placement, _context, _kv, _drafter, _rows, _draft_memory, _prompts)
+        for part in (_streamed, _memory, _placement, _context, _kv, _drafter, _rows, _draft_memory, _prompts)
         for line in part(problem, made)
     )
 
@@ -113,6 +116,19 @@ def does_not_fit(search: Search) -> str:
     else:
         way = f"free {shown(max(least - rooms, MIB))} more for {shortest.n_ctx} tokens, or use a smaller model"
     return f"{says}, but {had}; {way}"
+
+
+def _streamed(problem: Problem, made: Decision) -> Iterator[PlanLine]:
+    """What to expect of a model that memory does not hold, in one line."""
+    chosen = made.chosen
+    if not chosen.configuration.placement.streamed:
+        return
+    rows = chosen.configuration.choice.rows
+    trees = ", big trees" if rows > BIG else f", {rows} rows a pass" if rows > 1 else ""
+    speed = f"about {chosen.tokens_per_s:.{1 if chosen.tokens_per_s >= 0.95 else 2}f} tokens/s"
+    free = sum(room.free_bytes for room in problem.rooms)
+    reason = f"{shown(problem.target.weight_bytes)} of weights do not fit beside the rest into {shown(free)}"
+    yield PlanLine(STREAMING, f"streamed from disk{trees}, {speed}", reason)
 
 
 def _memory(problem: Problem, made: Decision) -> Iterator[PlanLine]:

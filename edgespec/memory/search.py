@@ -29,6 +29,8 @@ N_UBATCH = (512, 256, 128, 64, 32)
 PROMPT_SHARE = 0.3
 SLOWER_ON_CPU = (1.0, 1.02, 1.05, 1.1, 1.25)
 SLOWER_ON_GPU = (1.0, 1.15, 1.5, 2.2, 4.0)
+# Assumed: a batch of a prompt costs one read of the weights, but hundreds of rows have to be computed as well.
+SLOWER_STREAMED = (1.0, 1.3, 2.0, 4.0, 8.0)
 
 Bytes = tuple[int, ...]
 
@@ -59,7 +61,9 @@ class Search:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         curve = problem.target.measured.curve if problem.target.measured else None
-        self.tables = {method.name: of_arms.table(method, problem.settings, curve) for method in problem.usable}
+        self.tables = {
+            method.name: of_arms.table(method, problem.settings, curve, problem.streams) for method in problem.usable
+        }
         self._place = {room.device: i for i, room in enumerate(problem.rooms)}
         self._rooms = [*(room.free_bytes for room in problem.rooms), 0]
         self._lies: dict[Placement, Where] = {}
@@ -144,6 +148,8 @@ class Search:
         if not self._fits(plain, limit):
             return
         slower = SLOWER_ON_CPU if not arm.placement.n_gpu_layers else SLOWER_ON_GPU
+        if arm.placement.streamed:
+            slower = SLOWER_STREAMED
         for n_ubatch, slow in reversed(tuple(zip(N_UBATCH, slower, strict=True))):
             rate = arm.tokens_per_s / (1 + PROMPT_SHARE * (slow - 1))
             base = Configuration(self._spec(tier, n_ubatch, arm.choice), arm.choice, arm.placement)

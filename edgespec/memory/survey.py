@@ -116,7 +116,7 @@ def curve_key(source: Source, settings: Settings, n_threads: int, placement: Pla
         machine=",".join(device.name for device in devices.devices()),
         kv_type=settings.kv_type,
         n_threads=n_threads,
-        options=f"exact={settings.exact}, {placement}{options}, on text",
+        options=f"exact={settings.exact}, {placement}{', streamed' * placement.streamed}{options}, on text",
     )
 
 
@@ -138,7 +138,15 @@ def times(source: Source, curve: Curve | None, placement: Placement, host: Host)
     measured = None
     if curve is not None:
         measured = Measured(curve, where(source, placement, host))
-    return ModelTimes(source.quantisation, len(shape.layers), shape.embedding.n_bytes, shape.tied, mixture, measured)
+    return ModelTimes(
+        source.quantisation,
+        len(shape.layers),
+        shape.embedding.n_bytes,
+        shape.tied,
+        mixture,
+        measured,
+        shape.weight_bytes,
+    )
 
 
 def where(source: Source, placement: Placement, host: Host) -> Where:
@@ -155,8 +163,11 @@ def problem(
     draft: Source | None,
     known: Known,
     forecast: Callable[[Configuration], Footprint],
+    streams: bool = False,
 ) -> Problem:
-    """Raises BadSetting for a context beyond what the model was trained for and for more rows than a pass may have,
+    """streams: the target's weights are read from its file in every pass, since there is no room for them.
+
+    Raises BadSetting for a context beyond what the model was trained for and for more rows than a pass may have,
     DoesNotFit for a budget below the weights.
 
     On a machine whose device shares the processor's memory, what is free of that bounds both together.
@@ -169,7 +180,8 @@ def problem(
     if machine.shared:
         own = next(room.free_bytes for room in machine.rooms if room.device == CPU)
         settings = replace(settings, budget=min(settings.budget or own, own))
-    _check_weights(settings, machine, target, forecast)
+    if not streams:
+        _check_weights(settings, machine, target, forecast)
     methods: tuple[Method, ...] = ()
     if draft is not None:
         check_rows(settings, trees=not target.shape.recurrent)
@@ -182,7 +194,16 @@ def problem(
         methods=methods,
         predict=forecast,
         n_threads=machine.host.n_threads,
+        streams=streams,
     )
+
+
+def may_stream(settings: Settings, machine: Machine, target: Source) -> bool:
+    """Whether a model that does not fit may be read from its file in every pass: where the machine has no room for it.
+    A budget below what the machine has is the user's word, and is not got round."""
+    if settings.budget is None:
+        return True
+    return target.shape.weight_bytes + machine.host.beside_bytes > machine.free_bytes
 
 
 def _methods(draft: Source, machine: Machine, known: Known) -> tuple[Method, ...]:

@@ -23,6 +23,8 @@ CPU_BYTES_PER_S = 36e9
 # Assumed, not measured: a laptop's graphics card (vendors' sheets say 270 to 450 GB/s). That it is far above the
 # processor's is what decides; a card measured here says so itself.
 GPU_BYTES_PER_S = 300e9
+# Assumed, not measured: a solid-state disk. That it is far below memory is what decides until passes were timed.
+DISK, DISK_BYTES_PER_S = "disk", 1e9
 # A 4.4 M drafter (9 MB of f16, 0.25 ms of reading) takes 0.6 ms a step (docs/design.md section 8).
 PASS_MS = 0.35
 
@@ -42,7 +44,8 @@ class Machine:
     bytes_per_s: tuple[tuple[str, float], ...] = ()
 
     def of(self, device: str) -> float:
-        return dict(self.bytes_per_s).get(device, CPU_BYTES_PER_S if device == CPU else GPU_BYTES_PER_S)
+        known = {CPU: CPU_BYTES_PER_S, DISK: DISK_BYTES_PER_S, **dict(self.bytes_per_s)}
+        return known.get(device, GPU_BYTES_PER_S)
 
 
 UNMEASURED = Machine()
@@ -85,6 +88,7 @@ class ModelTimes:
     n_layers      repeating layers
     table_bytes   the token table, of which a pass reads only a few rows unless it is the head as well
     tied          the head is the token table
+    weight_bytes  of the whole file, as far as that is needed: for weights that are streamed
     """
 
     quantisation: str
@@ -93,6 +97,7 @@ class ModelTimes:
     tied: bool = False
     mixture: Mixture | None = None
     measured: Measured | None = None
+    weight_bytes: int = 0
 
 
 def pass_ms(
@@ -112,6 +117,8 @@ def pass_ms(
 
 def _prior_ms(model: ModelTimes, where: Where, rows: NDArray[np.int64], machine: Machine) -> NDArray[np.float64]:
     on = dict(where.weights)
+    if where.placement.streamed:  # only a part of them counts as bytes
+        on[CPU] = model.weight_bytes - sum(n_bytes for device, n_bytes in on.items() if device != CPU)
     if not model.tied or where.placement.n_gpu_layers > model.n_layers:
         on[CPU] = max(on.get(CPU, 0) - model.table_bytes, 0)
     experts = _experts(model.mixture, on, where.placement)
@@ -126,7 +133,10 @@ def _prior_ms(model: ModelTimes, where: Where, rows: NDArray[np.int64], machine:
             alone = n_bytes - n_experts * (1 - float(model.mixture.share(one)[0]))
         # Bound by arithmetic or by reading, whichever takes longer (benchmarks/results/moe_curve.json), and no dearer
         # than as many passes of one row.
-        total += 1e3 * np.minimum(np.maximum(alone * relative, read), alone * rows) / machine.of(device)
+        ms = 1e3 * np.minimum(np.maximum(alone * relative, read), alone * rows) / machine.of(device)
+        if device == CPU and where.placement.streamed:
+            ms = np.maximum(ms, 1e3 * read / machine.of(DISK))
+        total += ms
     return total
 
 

@@ -30,7 +30,8 @@ def with_sources(problem: Problem, made: Plan, named: str | None) -> Plan:
     asked, c = problem.settings, made.configuration
     rows = asked.nodes or max(ROWS, c.choice.rows)
     width = 1 if asked.shape == "chain" else WIDTH
-    wide = _widened(problem, c, Choice(named or "lookup", rows, min(asked.depth or rows - 1, rows - 1), width), named)
+    depth, width = min(asked.depth or rows - 1, rows - 1), max(width, c.choice.width)
+    wide = _widened(problem, c, Choice(named or "lookup", rows, depth, width), named)
     wide = replace(wide, expected=0.0 if c.choice.plain else made.speedup)
     footprint = problem.predict(wide)
     if not _fits(problem, footprint):

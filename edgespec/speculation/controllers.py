@@ -5,6 +5,7 @@ Here: a fixed choice; goodput.py measures and decides.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 from edgespec.speculation.acceptance import Acceptance
@@ -14,8 +15,8 @@ from edgespec.types import Choice, Ids, Step, TokenTree, Verdict
 
 
 class Controller(Protocol):
-    def choose(self, n_rows_left: int, history: Ids) -> Choice:
-        """What the next round drafts; n_rows_left rows still fit into the context, history ends with the pending id."""
+    def choose(self, n_left: int, history: Ids) -> Choice:
+        """What the next round drafts; n_left tokens may still be said, history ends with the pending id."""
         ...
 
     def size(self, choice: Choice, tree: TokenTree, history: Ids) -> Sized:
@@ -27,15 +28,23 @@ class Controller(Protocol):
         ...
 
 
+def fitting(choice: Choice, n_left: int) -> Choice:
+    """A choice that drafts no deeper than n_left tokens, the bonus token among them. A chain has no row more than that;
+    a tree keeps its rows, which need no room of the conversation's, so that a large one does not shrink with what is
+    left of the answer."""
+    rows = min(choice.rows, max(n_left, 1)) if choice.width <= 1 or n_left <= 1 else choice.rows
+    depth = min(choice.depth, max(n_left - 1, 0))
+    return choice if (rows, depth) == (choice.rows, choice.depth) else replace(choice, rows=rows, depth=depth)
+
+
 class FixedController:
     """Always the same choice, cut to what still fits; what it sees goes into `acceptance`, for the next plan."""
 
     def __init__(self, choice: Choice, acceptance: Acceptance | ByPlace | None = None) -> None:
         self._choice, self._acceptance = choice, acceptance
 
-    def choose(self, n_rows_left: int, history: Ids) -> Choice:
-        c = self._choice
-        return c if n_rows_left >= c.rows else Choice(c.drafter, max(n_rows_left, 1), c.depth, c.width)
+    def choose(self, n_left: int, history: Ids) -> Choice:
+        return fitting(self._choice, n_left)
 
     def size(self, choice: Choice, tree: TokenTree, history: Ids) -> Sized:
         return whole(tree)

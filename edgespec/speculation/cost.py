@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import Any
 
@@ -67,6 +67,12 @@ class Curve:
         if depth is None or depth <= self.depth or not self.deep_rows:
             return cost
         return cost + (depth - self.depth) * _at(self.deep_rows, self.ms_per_cell, rows)
+
+    def with_wider(self, other: Curve) -> Curve:
+        """This curve with the other one's widths beyond its own."""
+        wider = [(w, ms) for w, ms in zip(other.rows, other.pass_ms, strict=True) if w > self.rows[-1]]
+        rows, pass_ms = (*self.rows, *(w for w, _ in wider)), (*self.pass_ms, *(ms for _, ms in wider))
+        return replace(self, rows=rows, pass_ms=pass_ms)
 
     def landings(self, depth: int | None = None) -> tuple[int, ...]:
         """The measured widths worth asking for, rising: no wider pass costs as little, noise allowed for.

@@ -22,6 +22,7 @@ from typing import Any
 
 from edgespec.speculation.acceptance import Acceptance
 from edgespec.speculation.arms import FIRST_GAP, MOST_GAP, Arm, Record
+from edgespec.speculation.controllers import fitting
 from edgespec.speculation.live import LiveCost
 from edgespec.speculation.reliability import N_KINDS, Kinds, Reliability
 from edgespec.speculation.sizing import Sized, best_size, cut
@@ -74,19 +75,19 @@ class GoodputController:
         self._n_rounds = [0] * N_KINDS
         self.n_switched = 0
 
-    def choose(self, n_rows_left: int, history: Ids) -> Choice:
+    def choose(self, n_left: int, history: Ids) -> Choice:
         self._kind, self._n_past = self._kinds.of(history), len(history) - 1
         if self._trial is None:
             self._change_arm()
             self._trial = self._worth_trying()
             self._n_trial, self._trial_lost = N_PROBE if self._trial else 0, 0.0
-        choice = self._arms[self._trial or self._in_use].choice
+        choice = fitting(self._arms[self._trial or self._in_use].choice, n_left)
         if choice.plain:
             return choice
-        rows = min(choice.rows, n_rows_left)
+        rows = choice.rows
         arm = self._arms[self._trial or self._in_use]
         if not arm.n_aside:  # what drafting costs is not known yet
-            rows = min(rows, LEAST_TRIED)
+            rows = min(rows, self._costs.widest_as(LEAST_TRIED, self._n_past))
         worth = self._goodput()
         prices = (min(worth * ms, MOST_PRICE) for ms in (0.0, *self._costs.row_ms(rows, self._n_past)))
         return replace(choice, rows=rows, row_prices=tuple(prices), wave_price=min(worth * arm.level_ms, MOST_PRICE))

@@ -54,6 +54,11 @@ class LiveCost:
             self._padded[rows] = self.curve.padded(rows)
         return self._padded[rows]
 
+    def widest_as(self, rows: int, n_past: int) -> int:
+        """The widest measured width that costs no more than so many rows, noise allowed for; at least `rows`."""
+        limit = self.ms(rows, n_past) * (1 + self.curve.noise)
+        return max([rows, *(w for w in self.curve.rows if self.ms(w, n_past) <= limit)])
+
     def widths(self, most: int) -> tuple[int, ...]:
         """Widths that were measured, rising, up to `most`."""
         return tuple(w for w in self.curve.rows if w <= most)

@@ -29,6 +29,9 @@ class Limits:
               tree, less saves waves
     row_prices, wave_price  as in Choice: a node must be likelier than its row costs, and the nodes of a wave together
               than the wave does
+    decay     a level's factor on chances that are raw draft probabilities (SpecExec: 0.95); 1 where they were fitted
+              to what the target draws (agreement.py), which is the same factor learnt
+    n_reads   nodes read in all: the room of the drafter's cache beside the conversation
     """
 
     rows: int
@@ -40,6 +43,8 @@ class Limits:
     reach: float = 1.0
     row_prices: tuple[float, ...] = ()
     wave_price: float = 0.0
+    decay: float = 1.0
+    n_reads: int = 1 << 30
 
     def price(self, rank: int) -> float:
         """The least chance that a node with `rank` likelier ones must have."""
@@ -48,32 +53,44 @@ class Limits:
 
 # Reads a tenth fewer waves than 1 at the same tokens per pass (benchmarks/LOG.md).
 REACH = 0.5
-
-
-N_BEAMS = 4
+# Nodes of a wave. With an eighth of its rows, 32 at most, a large tree of the demo drafter takes about as many waves as
+# it has levels, and reads hardly more nodes than it keeps; wider waves read more in vain and save few.
+N_BEAMS, MOST_BEAMS, BEAM_SHARE = 4, 32, 8
+# Trees beyond SMALL rows are for passes that cost nearly alike at any width (docs/specexec.md): grown exactly, at most
+# MAX_LEVELS deep, with READS_A_ROW nodes read for each of their rows at most.
+SMALL, MAX_LEVELS, READS_A_ROW = 64, 32, 2
 # Sequences of a pass beside the conversation's own (docs/trees.md).
 MAX_LEAVES = 255
 
 
-def limits_of(choice: Choice, n_leaves: int, n_beams: int = N_BEAMS) -> Limits:
-    """A choice as growth limits; a chain reads one node a wave. n_beams: 1 where a wave costs nothing by itself."""
-    n_beams = min(n_beams, choice.width)
+def n_beams_of(rows: int, width: int) -> int:
+    """Nodes a drafter reads in one wave of a tree of so many rows; a chain reads one."""
+    if rows <= SMALL or width <= 1:
+        return min(N_BEAMS, width)
+    return min(rows // BEAM_SHARE, MOST_BEAMS)
+
+
+def limits_of(choice: Choice, n_leaves: int, n_beams: int = MOST_BEAMS) -> Limits:
+    """A choice as growth limits. n_beams: the most that one pass may read, 1 where a wave costs nothing by itself."""
+    large = choice.rows > SMALL
     return Limits(
         choice.rows,
-        choice.depth,
+        min(choice.depth, MAX_LEVELS) if large and choice.width > 1 else choice.depth,
         choice.width,
         n_leaves,
-        n_beams,
+        min(n_beams_of(choice.rows, choice.width), n_beams),
         n_waves=choice.rows,
-        reach=REACH,
+        reach=1.0 if large else REACH,
         row_prices=choice.row_prices,
         wave_price=choice.wave_price,
+        n_reads=n_reads_at_most(choice),
     )
 
 
 def n_reads_at_most(choice: Choice) -> int:
     """Nodes the drafter may read for one tree: the room its cache needs beside the conversation."""
-    return choice.rows * min(N_BEAMS, choice.width)
+    most = n_beams_of(choice.rows, choice.width) if choice.rows <= SMALL else READS_A_ROW
+    return choice.rows * min(most, choice.width)
 
 
 @dataclass(frozen=True)
@@ -107,12 +124,19 @@ class _Growth:
         self._tree, self._limits = tree, limits
         self._unread = [(0.0, tree.root)]
         self._best = [0.0]
-        self._log_reach = math.log(limits.reach)
+        self._log_reach, self._log_decay = math.log(limits.reach), math.log(limits.decay)
+        self._log_far = math.log(limits.rows)
         self._has_read_child: set[int] = set()
         self._n_tips = 1
+        self._n_read = 0
 
     def _floor(self) -> float:
         return self._best[0] if len(self._best) == self._limits.rows else -math.inf
+
+    def _far(self) -> float:
+        """What a wave of a large tree leaves for later ones: nodes that much less likely than the best one would mostly
+        be read in vain, and where the drafter is sure there are many of them. In later waves they may come in."""
+        return -self._unread[0][0] - self._log_far if self._unread and self._limits.rows > SMALL else -math.inf
 
     def _price(self, score: float, n_before: int = 0) -> float:
         """Of the row that a node of this score would take behind all that are no worse, and n_before others."""
@@ -127,8 +151,9 @@ class _Growth:
         """
         wave: list[int] = []
         worth = 0.0
-        floor = self._floor() - self._log_reach
-        while self._unread and len(wave) < self._limits.n_beams:
+        floor = max(self._floor() - self._log_reach, self._far())
+        n_most = min(self._limits.n_beams, self._limits.n_reads - self._n_read)
+        while self._unread and len(wave) < n_most:
             score = -self._unread[0][0]
             gain = math.exp(score) - self._price(score, len(wave))
             if score <= floor or gain <= 0:
@@ -141,13 +166,14 @@ class _Growth:
                 self._n_tips += is_tip
                 wave.append(node)
                 worth += gain
+        self._n_read += len(wave)
         return wave if worth > self._limits.wave_price else []
 
     def add(self, wave: list[int], tokens: list[list[int]], logprobs: list[list[float]]) -> None:
         """Keep the children that are among the rows best nodes so far."""
         tree, rows = self._tree, self._limits.rows
         for node, row_tokens, row_logprobs in zip(wave, tokens, logprobs, strict=True):
-            score, depth = tree.score[node], tree.depth[node] + 1
+            score, depth = tree.score[node] + self._log_decay, tree.depth[node] + 1
             for token, logprob in zip(row_tokens, row_logprobs, strict=True):
                 child_score = score + min(logprob, 0.0)
                 if child_score == -math.inf or child_score < self._floor():

@@ -21,6 +21,7 @@ from edgespec.memory.sizes import MIB
 from edgespec.memory.times import Measured, Where
 from edgespec.settings import Settings
 from edgespec.speculation.cost import Curve
+from edgespec.speculation.policies import MOST_BEAMS
 from edgespec.types import PLAIN
 from tests.memory.world import World
 
@@ -209,7 +210,7 @@ def test_a_method_without_a_model_is_planned_like_any_other() -> None:
         "copy",
         lambda width: np.array([0.5]),
         (Placement(),),
-        lambda site: np.zeros(4),
+        lambda site: np.zeros(MOST_BEAMS),
         lambda base, site: (Variant(None),),
         widths=(1,),
     )

@@ -58,6 +58,8 @@ class World:
         layers = [100 * MIB] * (self.n_layers + 1)
         split = placement.tensor_split or (1.0,) * len(self.gpus)
         items = [Item("weights", CPU, 100 * MIB, "table")]
+        if placement.streamed and not n_moved:
+            return items  # as much as a layer
         for i, n_bytes in enumerate(layers):
             moved = i - (len(layers) - n_moved)
             if moved < 0:
@@ -83,7 +85,9 @@ class World:
 
     def times(self) -> ModelTimes:
         mixture = Mixture(self.experts * MIB * self.n_layers, 32, 4) if self.experts else None
-        return ModelTimes("F16", self.n_layers, 100 * MIB, mixture=mixture)
+        return ModelTimes(
+            "F16", self.n_layers, 100 * MIB, mixture=mixture, weight_bytes=(self.n_layers + 2) * 100 * MIB
+        )
 
     def method(self, greedy: bool = True) -> Method:
         times = ModelTimes("F16", 2)

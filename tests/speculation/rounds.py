@@ -74,17 +74,17 @@ class Rounds:
     def plain_ms(self) -> float:
         return self.curve.ms(1) + OVERHEAD_MS
 
-    def steps(self, n: int, n_rows_left: int = 1000) -> Rounds:
+    def steps(self, n: int, n_left: int = 1000) -> Rounds:
         for _ in range(n):
-            self._round(n_rows_left)
+            self._round(n_left)
         return self
 
     def share(self, name: str, last: int) -> float:
         return self.names[-last:].count(name) / last
 
-    def _round(self, n_rows_left: int) -> None:
+    def _round(self, n_left: int) -> None:
         history = np.full(self._n_past + 1, self.kind, np.int32)
-        choice = self.controller.choose(n_rows_left, history)
+        choice = self.controller.choose(n_left, history)
         if choice.plain:
             tree, draft_ms, drafted = single(self.kind), 0.0, None
         else:

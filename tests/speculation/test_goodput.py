@@ -276,7 +276,7 @@ def test_landings_that_make_no_sense_count_as_nothing(kept: Any) -> None:
 @pytest.mark.parametrize("n_left", [1, 2, 5])
 def test_a_choice_fits_into_the_rows_left(n_left: int) -> None:
     """The end of the context. Fails when the last rounds are refused by the runtime."""
-    found = rounds({"lookup": always(0.9)}, prior=2.0).steps(40, n_rows_left=n_left)
+    found = rounds({"lookup": always(0.9)}, prior=2.0).steps(40, n_left=n_left)
     assert max(found.rows) <= n_left
     assert all(c.rows <= n_left for c in found.choices)
 

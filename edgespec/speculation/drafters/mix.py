@@ -25,7 +25,7 @@ from edgespec.speculation.drafters.agreement import Agreement
 from edgespec.speculation.drafters.evidence import Evidence
 from edgespec.speculation.drafters.reader import Reader
 from edgespec.speculation.drafters.sources import Blend, Guess, Source
-from edgespec.speculation.policies import MAX_LEAVES, N_BEAMS, Children, grow, limits_of
+from edgespec.speculation.policies import MAX_LEAVES, Children, grow, limits_of
 from edgespec.speculation.sampling import Noise, Process, log_softmax
 from edgespec.speculation.tree import GrowingTree
 from edgespec.types import Choice, Ids, TokenTree, Verdict
@@ -109,7 +109,7 @@ class MixDrafter:
 
         # What is read ahead may turn out to be one tip more.
         n_leaves = max(reader.n_leaves - 1, 1) if reader else min(choice.rows, MAX_LEAVES)
-        limits = limits_of(choice, n_leaves, N_BEAMS if reader else 1)
+        limits = limits_of(choice, n_leaves, reader.caps.max_nodes if reader else 1)
         drafted, self._places = grow(tree, read, limits)
         return drafted
 

@@ -35,7 +35,7 @@ class ModelDrafter:
         self._clear()
         tree = GrowingTree(self._reader.begin(history))
         self._greedy = process.sampling.greedy
-        limits = limits_of(choice, self._reader.n_leaves)
+        limits = limits_of(choice, self._reader.n_leaves, self._reader.caps.max_nodes)
 
         def read(nodes: list[int]) -> Children:
             return self._read(tree, nodes, choice.width, history, process, noise)

@@ -53,7 +53,8 @@ class SampledDrafter:
         def read(nodes: list[int]) -> Children:
             return self._read(tree, nodes, choice.width, history, process, own)
 
-        drafted, self._places = grow_drawn(tree, read, limits_of(choice, self._reader.n_leaves))
+        limits = limits_of(choice, self._reader.n_leaves, self._reader.caps.max_nodes)
+        drafted, self._places = grow_drawn(tree, read, limits)
         self._parents = drafted.parent.tolist()
         return replace(drafted, draft_probs=self._draft_probs())
 
