@@ -107,6 +107,8 @@ def _open(
         lines = explain.plan(methods[name], planner.target.quantisation, made.lines, planner.why_plain, facts)
         unused = runtime_build.unused_gpu_warning(runtime.supports_gpu())
         warnings = [*explain.warnings(chat.warning, asked, facts, unused), *made.warnings, *opening.warnings]
+        if planner.draft is not None:
+            warnings += planner.passed_over
         if ladder.rung > begin_at(made.rungs, rung):
             warnings.append(f"memory did not suffice for the plan; this runs as {described(ladder.configuration)}")
         assistant = Assistant(

@@ -60,8 +60,46 @@ def _copy_metadata(reader: gguf.GGUFReader, writer: gguf.GGUFWriter) -> None:
     for key, field in reader.fields.items():
         if key.startswith("GGUF.") or key == "general.architecture":
             continue
-        sub = field.types[1] if len(field.types) > 1 else None
-        writer.add_key_value(key, field.contents(), field.types[0], sub)
+        _add(writer, key, field)
+
+
+def _add(writer: gguf.GGUFWriter, key: str, field: gguf.ReaderField) -> None:
+    writer.add_key_value(key, field.contents(), field.types[0], field.types[1] if len(field.types) > 1 else None)
+
+
+def tiny(architecture: str, out: Path) -> Path:
+    """A random model of one layer, of another architecture, with the demo's vocabulary; says nothing sensible."""
+    d, ff = 256, 512
+    rng = np.random.default_rng(7)
+    writer, reader = gguf.GGUFWriter(out, architecture), gguf.GGUFReader(DRAFT)
+    for key, field in reader.fields.items():
+        if key.startswith("tokenizer."):
+            _add(writer, key, field)
+    heads = {"head_count": 4, "head_count_kv": 1, "key_length": 64, "value_length": 64, "sliding_window": 128}
+    numbers = {"context_length": 512, "embedding_length": d, "block_count": 1, "feed_forward_length": ff}
+    for name, value in {**numbers, **{f"attention.{n}": v for n, v in heads.items()}}.items():
+        writer.add_uint32(f"{architecture}.{name}", value)
+    writer.add_float32(f"{architecture}.attention.layer_norm_rms_epsilon", 1e-6)
+    sizes = {"attn_q": (d, d), "attn_k": (64, d), "attn_v": (64, d), "attn_output": (d, d),
+             "ffn_gate": (ff, d), "ffn_up": (ff, d), "ffn_down": (d, ff)}  # fmt: skip
+    norms = {"attn_norm": d, "ffn_norm": d}
+    if architecture in ("gemma2", "gemma3"):
+        norms |= {"post_attention_norm": d, "post_ffw_norm": d}
+    if architecture == "gemma3":
+        norms |= {"attn_q_norm": 64, "attn_k_norm": 64}
+    biases = {"attn_q": d, "attn_k": 64, "attn_v": 64} if architecture == "qwen2" else {}
+    matrices = {"token_embd.weight": (8192, d), **{f"blk.0.{n}.weight": s for n, s in sizes.items()}}
+    vectors = {"output_norm.weight": d, **{f"blk.0.{n}.weight": s for n, s in norms.items()}}
+    vectors |= {f"blk.0.{n}.bias": s for n, s in biases.items()}
+    for name, size in matrices.items():
+        writer.add_tensor(name, quantize(rng.normal(0, 0.05, size).astype(np.float32), Q8_0), raw_dtype=Q8_0)
+    for name, n in vectors.items():
+        writer.add_tensor(name, rng.normal(1, 0.1, n).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return out
 
 
 def vocabulary_of(path: Path) -> Vocabulary:

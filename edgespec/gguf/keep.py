@@ -17,7 +17,8 @@ from edgespec.errors import BadSetting
 from edgespec.gguf.vocabulary import Vocabulary
 from edgespec.types import Ids
 
-# Kernels take rows of a head in groups of 8 (ggml/src/ggml-cpu/repack.cpp): a few more rows cost nothing there.
+# Kernels take rows of a head in groups of 8 (ggml/src/ggml-cpu/repack.cpp): with a broken one they would take none, and
+# the rows' last bits would be another kernel's than the full drafter's.
 GROUP = 8
 _KINDS = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.BYTE)
 _DIGITS = frozenset(b"0123456789")
@@ -47,7 +48,7 @@ def always_kept(vocabulary: Vocabulary) -> Ids:
 
 
 def keep_number(vocabulary: Vocabulary, counts: Counts, k: int) -> Kept:
-    """k rows; raises BadSetting for more than there are, or fewer than must stay."""
+    """k rows, in whole groups; raises BadSetting for more than there are, or fewer than must stay."""
     must = always_kept(vocabulary)
     if k > len(vocabulary):
         raise BadSetting(f"--keep {k} is more than the {len(vocabulary)} tokens of the vocabulary; keep fewer")
@@ -56,7 +57,7 @@ def keep_number(vocabulary: Vocabulary, counts: Counts, k: int) -> Kept:
             f"--keep {k} is less than the {len(must)} tokens that must stay (control tokens, line breaks, digits, "
             f"bytes); keep {len(must)} or more"
         )
-    return _first(_ordered(must, counts), k, counts)
+    return _first(_ordered(must, counts), _whole_groups(k, len(vocabulary)), counts)
 
 
 def keep_coverage(vocabulary: Vocabulary, counts: Counts, coverage: float) -> Kept:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgespec.errors import BadSetting
+from edgespec.gguf.header import read_header
 from edgespec.gguf.inspect import inspect
+from edgespec.gguf.original import find_original
 from edgespec.gguf.shape import Shape, read_shape
 
 
@@ -26,8 +28,11 @@ class Source:
 
 
 def read_source(name: str, path: Path, mask_token_id: int | None = None) -> Source:
-    """Raises what gguf.inspect and gguf.shape raise, BadSetting; mask_token_id: for a file that names none itself."""
+    """Raises what gguf.inspect and gguf.shape raise, BadSetting; what gguf.original raises, for a trimmed drafter whose
+    original is gone or another; mask_token_id: for a file that names none itself."""
     file, shape = inspect(path), read_shape(path)
+    if file.trim is not None:
+        find_original(path, read_header(path), file.trim)
     if not file.n_ctx_train:
         raise BadSetting(f"{path} does not say for how long a context it was trained; get a complete .gguf file")
     mask = mask_token_id if file.mask_token_id is None else file.mask_token_id
