@@ -58,7 +58,7 @@ def trim(source: Path, out: Path, kept: Kept, counts: str, progress: Progress = 
     """
     parts = headers(source)
     check_trimmable(source, parts)
-    _check_out(out, parts)
+    check_out(out, parts)
     n_vocab = parts[source].lengths[TOKENS]
     ids = np.asarray(kept.ids, np.int32)
     tensors = [_Piece(path, header, t, len(ids)) for path, header in parts.items() for t in header.tensors]
@@ -185,7 +185,8 @@ def _head(source: Path, header: Header, k: int, facts: Iterable[bytes], tensors:
     return head + bytes(-len(head) % align)
 
 
-def _check_out(out: Path, parts: Mapping[Path, Header]) -> None:
+def check_out(out: Path, parts: Mapping[Path, Header]) -> None:
+    """Raises BadSetting for a place that cannot be written, or where the drafter itself lies."""
     if not out.absolute().parent.is_dir():
         raise BadSetting(f"there is no folder {out.absolute().parent} to write {out.name} into; make it first")
     if out.is_dir():
