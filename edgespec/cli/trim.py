@@ -25,7 +25,9 @@ class Keeping:
     """Flags of what is kept; one of them."""
 
     keep: Annotated[str | None, typer.Option("--keep", help="so many rows, such as 32k or 8192")] = None
-    coverage: Annotated[float | None, typer.Option("--coverage", help="the fewest rows that make up this share")] = None
+    coverage: Annotated[
+        float | None, typer.Option("--coverage", help="the fewest rows that make up this share of like text")
+    ] = None
     ids: Annotated[Path | None, typer.Option("--ids", help="the tokens whose ids this file lists")] = None
 
 
@@ -86,10 +88,11 @@ def trim(
 
 def told(made: Trimmed, counted: Counted) -> str:
     """Two lines: rows and coverage, bytes before and after."""
-    share = "" if made.coverage is None else f", {100 * made.coverage:.2f} % of {counted.n_tokens:,} tokens counted"
-    origin = counted.origin if made.coverage is None else f"{share} in {counted.origin}".removeprefix(", ")
+    by = counted.origin
+    if made.coverage is not None:
+        by = f"{100 * made.coverage:.2f} % of like text, by {counted.n_tokens:,} tokens in {counted.origin}"
     return (
-        f"kept {made.k:,} of {made.n_vocab:,} rows ({origin})\n"
+        f"kept {made.k:,} of {made.n_vocab:,} rows ({by})\n"
         f"{made.path}: {shown(made.after_bytes)}, where the whole drafter has {shown(made.before_bytes)}"
     )
 

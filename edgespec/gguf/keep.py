@@ -2,11 +2,14 @@
 
 Source: VocabTrim (arXiv 2506.22694, section 3): the k most frequent tokens of what the target says. An answer cannot be
 drafted to its end, through numbers or through bytes of rare letters, without the tokens of `always_kept`.
+Coverage is that of text which was not counted: each counted token is left out in turn, and must be kept by the others
+alone. A share of the counted text itself would promise too much: every token seen once would count as foreseen.
 Not covered: where counts come from.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +31,8 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Kept:
-    """ids int32 [k], ascending; coverage: share of the counted tokens that they are, None where nothing was counted."""
+    """ids int32 [k], ascending; coverage: share of like text that they are expected to be, None where nothing was
+    counted."""
 
     ids: Ids
     coverage: float | None
@@ -57,22 +61,21 @@ def keep_number(vocabulary: Vocabulary, counts: Counts, k: int) -> Kept:
             f"--keep {k} is less than the {len(must)} tokens that must stay (control tokens, line breaks, digits, "
             f"bytes); keep {len(must)} or more"
         )
-    return _first(_ordered(must, counts), _whole_groups(k, len(vocabulary)), counts)
+    return _first(_ordered(must, counts), _whole_groups(k, len(vocabulary)), must, counts)
 
 
 def keep_coverage(vocabulary: Vocabulary, counts: Counts, coverage: float) -> Kept:
-    """As few rows as make up that share of what was counted, in whole groups; raises BadSetting for a share outside
-    0..1, or where nothing was counted."""
+    """As few rows as are expected to make up that share of like text, in whole groups; raises BadSetting for a share
+    outside 0..1, or where nothing was counted."""
     if not 0 < coverage <= 1:
         raise BadSetting(f"--coverage is {coverage:g} but must be above 0 and at most 1; 0.995 is usual")
     if not counts.any():
         raise BadSetting("--coverage needs counts, and 0 tokens were counted; give a text, prompts or a counts file")
     must = always_kept(vocabulary)
     order = _ordered(must, counts)
-    reached = np.cumsum(counts[order])
-    wanted = int(np.ceil(coverage * counts.sum() - 1e-9))
-    k = max(int(np.searchsorted(reached, wanted)) + 1, len(must))
-    return _first(order, _whole_groups(k, len(vocabulary)), counts)
+    every = range(len(must), len(vocabulary) + 1)
+    k = every[bisect_left(every, coverage, key=lambda n: _expected(order, n, must, counts) + 1e-12)]
+    return _first(order, _whole_groups(k, len(vocabulary)), must, counts)
 
 
 def keep_named(vocabulary: Vocabulary, counts: Counts, ids: Ids) -> Kept:
@@ -82,7 +85,7 @@ def keep_named(vocabulary: Vocabulary, counts: Counts, ids: Ids) -> Kept:
     if len(outside):
         raise BadSetting(f"--ids names token {outside[0]}, but the vocabulary has {len(vocabulary)}; correct the file")
     must = np.union1d(always_kept(vocabulary), ids).astype(np.int32)
-    return _first(_ordered(must, counts), _whole_groups(len(must), len(vocabulary)), counts)
+    return _first(_ordered(must, counts), _whole_groups(len(must), len(vocabulary)), must, counts)
 
 
 def check_counts(vocabulary: Vocabulary, counts: Counts, whose: str) -> None:
@@ -105,7 +108,15 @@ def _ordered(must: Ids, counts: Counts) -> NDArray[np.int64]:
     return np.argsort(-rank, kind="stable")
 
 
-def _first(order: NDArray[np.int64], k: int, counts: Counts) -> Kept:
-    ids = np.sort(order[:k]).astype(np.int32)
-    total = int(counts.sum())
-    return Kept(ids, int(counts[ids].sum()) / total if total else None)
+def _first(order: NDArray[np.int64], k: int, must: Ids, counts: Counts) -> Kept:
+    return Kept(np.sort(order[:k]).astype(np.int32), _expected(order, k, must, counts) if counts.any() else None)
+
+
+def _expected(order: NDArray[np.int64], k: int, must: Ids, counts: Counts) -> float:
+    """Share of the counted tokens that would be among the first k if they had been counted once less each."""
+    if k == len(order):
+        return 1.0
+    kept, rival = order[:k], order[k]
+    left, bar = counts[kept] - 1, counts[rival]
+    stays = (left > bar) | ((left == bar) & (kept < rival)) | np.isin(kept, must)
+    return float(counts[kept[stays]].sum() / counts.sum())

@@ -29,7 +29,7 @@ _N_PIECES, _PIECE_BYTES = 64, 64 << 10
 class Trim:
     """n_vocab: tokens of the original; source: its first part, relative to the trimmed file's folder; source_bytes of
     all parts; mark as `mark` gives it; sha256 of all parts, one after the other; counts: what the choice of rows rests
-    on, in words; coverage: share of the counted tokens that are kept, None where nothing was counted."""
+    on, in words; coverage: share of like text that is kept (keep.py), None where nothing was counted."""
 
     n_vocab: int
     source: str

@@ -37,15 +37,15 @@ def ids_of(path: Path) -> set[int]:
 def test_a_drafter_is_trimmed_by_a_text(command: Command, tmp_path: Path, text: Path) -> None:
     """Fails when the text's tokens are not those kept, or the lines say something else than the files."""
     out = tmp_path / "t.gguf"
-    done = command("trim", "demo-draft", "-o", str(out), "--coverage", "1", "--text", str(text))
+    done = command("trim", "demo-draft", "-o", str(out), "--coverage", "0.99", "--text", str(text))
     assert (done.code, done.err) == (0, "")
     k = len(ids_of(out))
     must = set(always_kept(vocabulary_of(DRAFT)).tolist())
-    assert len(must) < k < len(must) + 40
+    assert len(must) < k < len(must) + 40  # every word came up 30 times
     assert ids_of(out) >= must
     lines = done.out.splitlines()
-    assert lines[0].startswith(f"kept {k} of 8,192 rows (100.00 % of ")
-    assert lines[0].endswith("tokens counted in 1 texts of text.txt)")
+    assert lines[0].startswith(f"kept {k} of 8,192 rows (")
+    assert lines[0].endswith(" tokens in 1 texts of text.txt)")
     assert lines[1].endswith("where the whole drafter has 4.68 MiB")
 
 
