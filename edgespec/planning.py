@@ -262,6 +262,10 @@ class Planner:
         """What models may take of a budget that was named."""
         return None if self.asked.budget is None else self.asked.budget - self.machine.host.program_bytes
 
+    def agreement(self) -> float:
+        """Chance that the drafter's first child is the draw, as far as this pair is known."""
+        return float(self.known.acceptance.by_rank(False, 1)[0])
+
     def save_learnt(self) -> str | None:
         """Keep what answers taught; a warning where that failed."""
         if self.draft is None:

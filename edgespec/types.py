@@ -251,7 +251,8 @@ class Step:
 class Notice:
     """A line for the user in the middle of an answer: what changed, and why.
 
-    kind      "ladder" (the plan changed), "context" (room was made), "turns" (old ones were left out) or "restart"
+    kind      "ladder" (the plan changed), "context" (room was made), "turns" (old ones were left out), "drafter" (its
+              head was trimmed again) or "restart"
     n_tokens  tokens of the answer that were there already
     """
 

@@ -116,4 +116,4 @@ def some_ids(path: Path, k: int, seed: int = 1) -> np.ndarray:
 
 
 def cut(source: Path, out: Path, k: int = 1024) -> Trimmed:
-    return trim(source, out, Kept(some_ids(source, k), None), "made up by a test")
+    return trim(source, out, Kept(some_ids(source, k), None), "counts of a test")

@@ -19,7 +19,7 @@ LAYERS = (
     ("assemble",),
     ("workbench",),
     ("opening",),
-    ("remembering",),
+    ("remembering", "retrimming"),
     ("planning", "loading"),
     ("drafting",),
     ("assistant", "explain", "passage"),

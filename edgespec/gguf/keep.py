@@ -10,6 +10,7 @@ Not covered: where counts come from.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,6 +87,13 @@ def keep_named(vocabulary: Vocabulary, counts: Counts, ids: Ids) -> Kept:
         raise BadSetting(f"--ids names token {outside[0]}, but the vocabulary has {len(vocabulary)}; correct the file")
     must = np.union1d(always_kept(vocabulary), ids).astype(np.int32)
     return _first(_ordered(must, counts), _whole_groups(len(must), len(vocabulary)), must, counts)
+
+
+def expected_coverage(vocabulary: Vocabulary, counts: Counts) -> Callable[[int], float]:
+    """Share of like text that the k rows kept by these counts would be, for any k from what must stay up to all."""
+    must = always_kept(vocabulary)
+    order = _ordered(must, counts)
+    return lambda k: _expected(order, k, must, counts)
 
 
 def check_counts(vocabulary: Vocabulary, counts: Counts, whose: str) -> None:

@@ -241,11 +241,11 @@ def _python(part: Part, dims: Dimensions) -> int:
 
 
 def _trimmed_inputs(shape: Shape, dims: Dimensions) -> int:
-    """Both ways between ids and rows, rows kept converted, and those of a pass (backends/llama_cpp/trimmed.py). The
-    original's own rows are mapped: a few pages, which the system may take."""
+    """Both ways between ids and rows, rows kept converted, those of a pass (backends/llama_cpp/trimmed.py), and counts
+    (speculation/usage.py). The original's own rows are mapped: a few pages, which the system may take."""
     if shape.n_whole_vocab is None:
         return 0
-    maps = _FLOAT * (shape.n_vocab + shape.n_whole_vocab)
+    maps = _FLOAT * (shape.n_vocab + 2 * shape.n_whole_vocab)
     return maps + _FLOAT * shape.n_embd * (N_CACHED + dims.n_batch)
 
 

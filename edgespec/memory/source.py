@@ -10,6 +10,7 @@ from edgespec.gguf.header import read_header
 from edgespec.gguf.inspect import inspect
 from edgespec.gguf.original import find_original
 from edgespec.gguf.shape import Shape, read_shape
+from edgespec.gguf.trimmed import Trim
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Source:
     """A model's file as a planner sees it.
 
     mask_token_id  what it was taught to fill in, so that it can draft in parallel; None: it was not
+    rows_by        what the rows of a trimmed drafter's head were chosen by, "" for one with all of them
     """
 
     name: str
@@ -25,6 +27,7 @@ class Source:
     n_ctx_train: int
     shape: Shape
     mask_token_id: int | None = None
+    rows_by: str = ""
 
 
 def read_source(name: str, path: Path, mask_token_id: int | None = None) -> Source:
@@ -41,4 +44,10 @@ def read_source(name: str, path: Path, mask_token_id: int | None = None) -> Sour
             f"the mask token of {path} is {mask}, but its vocabulary has {file.n_vocab} tokens; "
             "correct tokenizer.ggml.mask_token_id in the file, or mask_token_id in models.toml"
         )
-    return Source(name, path, file.quantisation, file.n_ctx_train, shape, mask)
+    rows_by = _rows_by(file.trim) if file.trim else ""
+    return Source(name, path, file.quantisation, file.n_ctx_train, shape, mask, rows_by)
+
+
+def _rows_by(trim: Trim) -> str:
+    share = "" if trim.coverage is None else f"{100 * trim.coverage:.1f} % of like text, "
+    return f"{share}by {trim.counts}"

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from edgespec.assistant import Assistant
 
 PROGRESS_EVERY_S = 0.1
+# Silence behind an answer after which nobody seems to wait.
+IDLE_S = 5.0
 # Well within what the parent waits for this process to end (child.GRACE_S).
 SAVING_S = 3.0
 
@@ -53,6 +55,8 @@ class Worker:
         self._assistant: Assistant | None = None
         self._said, self._said_at = "", 0.0
         self._saving = threading.Lock()
+        self._untidy = False
+        self._untold: list[Notice] = []
 
     def listen(self) -> None:
         """Queue orders, note cancels at once; leave the process when the parent is gone, even in mid-pass."""
@@ -69,7 +73,7 @@ class Worker:
 
     def serve(self) -> None:
         while True:
-            order = self._orders.get()
+            order = self._next()
             try:
                 self._obey(order)
             except BrokenPipeError:
@@ -77,6 +81,27 @@ class Worker:
             except Exception as error:
                 self._pipe.send(Failed(order.request, _said(error)))
             self._cancelled.discard(order.request)
+
+    def _next(self) -> Load | Probe | Generate:
+        """The next order; while none comes, what can wait is done, and given up when one does."""
+        if self._untidy:
+            try:
+                return self._orders.get(timeout=IDLE_S)
+            except queue.Empty:
+                self._tidy()
+        return self._orders.get()
+
+    def _tidy(self) -> None:
+        self._untidy = False
+        if self._assistant is None:
+            return
+        try:
+            said = self._assistant.tidy(lambda: not self._orders.empty())
+        except Exception:  # nobody asked for it
+            traceback.print_exc()
+            return
+        if said:
+            self._untold.append(Notice("drafter", said))
 
     def _obey(self, order: Load | Probe | Generate) -> None:
         if isinstance(order, Load):
@@ -137,6 +162,8 @@ class Worker:
     def _generate(self, order: Generate) -> None:
         if self._assistant is None:
             raise EdgespecError("no model is loaded; send Load first")
+        while self._untold:
+            self._pipe.send(Noted(order.request, self._untold.pop(0)))
         for event in self._assistant.chat.stream(
             order.messages,
             sampling=order.sampling,
@@ -157,6 +184,7 @@ class Worker:
                 with self._saving:
                     self._pipe.send(self._done(order.request, event))
                     self._assistant.keep()
+                self._untidy = True
 
     def _done(self, request: int, answer: Answer) -> Done:
         import psutil
