@@ -6,7 +6,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test lossless bench control memory peers models-1b models-memory pack-gpu bench-gpu llama-server lint setup setup-dev clean
+.PHONY: help chat test lossless bench control memory peers trim models-1b models-memory models-trim pack-gpu bench-gpu llama-server lint setup setup-dev clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile
@@ -63,6 +63,14 @@ memory: models-memory  ## memory's benchmarks: predict, levers, budgets, hog, ki
 	@status=0; for name in $(MEMORY); do \
 	  echo "benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py || status=1; \
 	done; exit $$status
+
+models-trim: models-memory
+	@test -e .cache/models/demo-draft-0.5b-152k.gguf || \
+	  $(BIN)/python benchmarks/expand.py edgespec/demo/demo-draft.gguf --shape 0.5b --type q8_0 \
+	    --vocab 152064 --context 8192 -o .cache/models/demo-draft-0.5b-152k.gguf
+
+trim: models-trim  ## what a trimmed head costs and gives, recorded in benchmarks/results/trim.json (idle machine)
+	@$(BIN)/python benchmarks/trim.py
 
 control: models-memory  ## does speculation pay, and never lose: control, mixed, ablation, drafters (two hours, idle machine)
 	@$(BIN)/python benchmarks/useless.py -o .cache/models/demo-draft-random.gguf

@@ -17,6 +17,7 @@ from edgespec.backends.llama_cpp.selftest import HostFacts, host_facts, rows_agr
 from edgespec.chat.answer import Chat
 from edgespec.engine.ladder import Ladder
 from edgespec.engine.loop import Engine
+from edgespec.errors import EdgespecError
 from edgespec.loading import Drafters, Loader, Report, draws_for
 from edgespec.memory.measure import Weighing
 from edgespec.memory.plan import Plan
@@ -24,6 +25,7 @@ from edgespec.memory.pressure import read_once
 from edgespec.memory.reasons import described
 from edgespec.opening import Opening, begin_at
 from edgespec.planning import Planner, insists
+from edgespec.retrimming import Retrimming
 from edgespec.settings import Settings
 from edgespec.speculation.controllers import Controller
 from edgespec.speculation.drafters.model import ModelDrafter
@@ -94,30 +96,42 @@ def _open(
             opening.time_passes()
         plans, ladder = opening.settle(methods, rung)
 
+        retrimming = _retrimming(planner) if asked.remember and len(methods) == 1 else None
+
         def keep() -> str | None:
             said, speeds = opening.keep(), planner.save_learnt()
-            return said or speeds
+            return said or speeds or (retrimming.keep() if retrimming else None)
+
+        def tidy(awaited: Cancelled) -> str | None:
+            return retrimming.tidy(planner.agreement(), awaited) if retrimming else None
 
         stack.callback(keep)
         engine = Engine(ladder.setup, ladder=ladder, n_ctx_train=target.n_ctx_train, draws=draws_for(asked.verify))
         stack.callback(engine.close)
-        chat = Chat(target, engine)
+        chat = Chat(target, engine, retrimming.heard) if retrimming else Chat(target, engine)
         name = next(iter(methods))
         made = plans[name]
         lines = explain.plan(methods[name], planner.target.quantisation, made.lines, planner.why_plain, facts)
         unused = runtime_build.unused_gpu_warning(runtime.supports_gpu())
-        warned = (*explain.warnings(chat.warning, asked, facts, unused), *made.warnings, *opening.warnings)
+        warned = (
+            *explain.warnings(chat.warning, asked, facts, unused),
+            *made.warnings,
+            *opening.warnings,
+            *(planner.passed_over if planner.draft else ()),
+            *((retrimming.warning,) if retrimming and retrimming.warning else ()),
+        )
         assistant = Assistant(
             entry=entry,
             chat=chat,
             engine=engine,
-            plan=(*lines, *opening.lines, _ladder_line(made, ladder)),
+            plan=(*lines, *_head_line(planner), *opening.lines, _ladder_line(made, ladder)),
             warnings=(*warned, *_stepped_down(made, ladder, rung)),
             owned=stack.pop_all(),
             memory=planner.report(made),
             n_rungs=1 + begin_at(made.rungs, len(made.rungs)),
             weighing=weighing,
             keep=keep,
+            tidy=tidy,
         )
     return _workbench(methods, assistant, planner, opening, plans, target, drafters)
 
@@ -155,6 +169,16 @@ def _workbench(
     return bench
 
 
+def _retrimming(planner: Planner) -> Retrimming | None:
+    """Counts what is said, for a trimmed drafter's head; None for others, and where a file is gone by now."""
+    if planner.draft is None or planner.draft.shape.n_whole_vocab is None:
+        return None
+    try:
+        return Retrimming(planner.target, planner.draft)
+    except (EdgespecError, OSError):  # it is loaded and drafts; only its next trimming waits for the next start
+        return None
+
+
 def _model_drafter(context: Context) -> ModelDrafter:
     return ModelDrafter(Reader(context))
 
@@ -170,6 +194,14 @@ def _ladder_line(made: Plan, ladder: Ladder) -> PlanLine:
     if ladder.rung:
         return PlanLine("ladder", f"step {ladder.rung} of {n_steps}", f"runs as {described(ladder.configuration)}")
     return PlanLine("ladder", f"{n_steps} steps", "down where memory gets short, and up again")
+
+
+def _head_line(planner: Planner) -> tuple[PlanLine, ...]:
+    """What a trimmed drafter can say, and by what that was chosen."""
+    draft = planner.draft
+    if draft is None or draft.shape.n_whole_vocab is None:
+        return ()
+    return (PlanLine("draft head", f"{draft.shape.n_vocab} of {draft.shape.n_whole_vocab} rows", draft.rows_by),)
 
 
 def _why_plain(planner: Planner, plan: Plan) -> str:

@@ -26,6 +26,7 @@ class Assistant:
     memory    what it takes, as predicted; n_rungs: of its plan's ladder, those with the plan's context
     weighing  from before the weights were loaded
     keep      saves what answers taught, in a file; a warning where that failed
+    tidy      what may be done while nobody waits, until its argument says that somebody does; a line about it
     """
 
     entry: Entry
@@ -38,6 +39,7 @@ class Assistant:
     n_rungs: int
     weighing: Weighing
     keep: Callable[[], str | None]
+    tidy: Callable[[Callable[[], bool]], str | None] = lambda _: None
 
     def stream(
         self, messages: Sequence[Turn], sampling: Sampling | None = None, max_tokens: int | None = None

@@ -13,9 +13,13 @@ from pathlib import Path
 from edgespec.backends.llama_cpp.context import LlamaContext
 from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.model import LlamaModel
+from edgespec.backends.llama_cpp.trimmed import Table, TrimmedHead
 from edgespec.drafting import Drafting
 from edgespec.engine.setup import Build
-from edgespec.errors import Cancelled, DrafterUnusable, EdgespecError, ModelUnusable
+from edgespec.errors import Cancelled, DrafterUnusable, EdgespecError
+from edgespec.gguf.header import read_header
+from edgespec.gguf.original import find_original
+from edgespec.gguf.trimmed import read_trim
 from edgespec.memory.configuration import DraftModel, Placement
 from edgespec.memory.source import Source
 from edgespec.speculation.rejection import rejection_draws
@@ -33,8 +37,8 @@ class Loader:
     report: Report
     cancelled: Callable[[], bool]
 
-    def model(self, path: Path, placement: Placement, stack: ExitStack) -> LlamaModel:
-        """Weights that the stack frees. Raises Cancelled, ModelUnusable."""
+    def model(self, path: Path, placement: Placement, stack: ExitStack, head: TrimmedHead | None = None) -> LlamaModel:
+        """Weights that the stack frees; head: of a trimmed drafter. Raises Cancelled, ModelUnusable."""
 
         def on_progress(done: float) -> bool:
             self.report(f"loading {path.stem}", done)
@@ -42,7 +46,7 @@ class Loader:
 
         if self.cancelled():
             raise Cancelled("stopped before loading the model")
-        model = LlamaModel(path, placed(self.options, placement), on_progress)
+        model = LlamaModel(path, placed(self.options, placement), on_progress, head)
         stack.callback(model.close)
         return model
 
@@ -51,6 +55,18 @@ class Loader:
         if self.cancelled():
             raise Cancelled("stopped before opening the context")
         return model.open(spec)
+
+
+def trimmed_head(path: Path) -> TrimmedHead | None:
+    """Of a file that was trimmed, else None. Raises ModelUnusable where its original is gone or another."""
+    header = read_header(path)
+    trim = read_trim(path, header.metadata)
+    if trim is None:
+        return None
+    found = find_original(path, header, trim)
+    rows = found.embedding
+    table = Table(found.part, found.offset, int(rows.type), rows.shape[1], rows.shape[0], rows.n_bytes // rows.shape[1])
+    return TrimmedHead(found.ids, table, found.path, found.architecture)
 
 
 def placed(options: LoadOptions, placement: Placement) -> LoadOptions:
@@ -81,9 +97,13 @@ class Drafters:
         """Raises DrafterUnusable, whatever is wrong with it, and Cancelled."""
         if (name, placement) not in self.models:
             with ExitStack() as own:
+                source = self.sources[name]
                 try:
-                    model = self.loader.model(self.sources[name].path, placement, own)
-                except ModelUnusable as error:
+                    head = trimmed_head(source.path) if source.shape.n_whole_vocab is not None else None
+                    model = self.loader.model(source.path, placement, own, head)
+                except Cancelled:
+                    raise
+                except EdgespecError as error:
                     raise DrafterUnusable(str(error)) from error
                 check_vocabulary(name, model, self.target, self.target_name)
                 own.pop_all()

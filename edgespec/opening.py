@@ -21,7 +21,7 @@ from edgespec.memory.configuration import Configuration, DraftModel, Placement
 from edgespec.memory.methods import target_spec
 from edgespec.memory.plan import Plan
 from edgespec.passage import passage_ids
-from edgespec.planning import Planner, insists
+from edgespec.planning import Planner
 from edgespec.remembering import Remembered, read_corpus
 from edgespec.settings import Settings
 from edgespec.speculation.cost import Curve
@@ -164,7 +164,7 @@ class Opening:
         return None
 
     def _curve(self, context: Context, model: LlamaModel, seconds: Sequence[float]) -> Curve | None:
-        text = passage_ids(model)
+        text = passage_ids(self.target)  # a drafter has the same vocabulary, and a trimmed one no tokenizer of its own
         for budget_s in seconds:
             curve = calibrate.measure(context, model.n_vocab, budget_s, cancelled=self.cancelled, text=text)
             if len(curve.rows) >= min(LEAST_WIDTHS, context.caps.max_nodes):
@@ -208,10 +208,12 @@ class Opening:
             return plans, ladder
 
     def _pass_over(self, error: EdgespecError) -> None:
-        """Go on without the drafter; raises the error where the user insists on it."""
-        if insists(self.planner.asked) or self.planner.draft is None:
+        """Go on with the next drafter, or without one; raises the error where the user insists on it."""
+        if self.planner.draft is None:
             raise error
-        self.planner.without_draft(f"{self.planner.draft.name} was passed over: {error}")
+        self.planner.pass_over(error)
+        if self.planner.draft is not None:
+            self.drafters.sources[self.planner.draft.name] = self.planner.draft
 
 
 def roomy(every: Sequence[Configuration]) -> Configuration:

@@ -12,7 +12,7 @@ from pathlib import Path
 from edgespec import explain
 from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.selftest import HostFacts
-from edgespec.errors import BadSetting, DoesNotFit, DrafterUnusable, EdgespecError
+from edgespec.errors import BadSetting, DoesNotFit, DrafterUnusable, EdgespecError, ModelUnusable
 from edgespec.memory import measure, survey
 from edgespec.memory.configuration import Configuration, Placement
 from edgespec.memory.footprint import CPU, Footprint
@@ -42,18 +42,21 @@ _ON_CPU = Placement()
 class Planner:
     """One model, its drafter and this machine as it was found; plans as often as more is known.
 
-    why_plain  why nothing can draft, "" where something can
+    why_plain    why nothing can draft, "" where something can
+    passed_over  drafters that would have been taken and could not be, a line each
     """
 
     def __init__(self, asked: Settings, entry: Entry, facts: HostFacts, beside_bytes: int = 0) -> None:
         """beside_bytes: what other processes of ours take. Raises what reading the files raises, DrafterUnusable."""
         self.asked, self._facts, self._entry = asked, facts, entry
         self.n_threads = explain.threads(asked)
-        self.target = read_source(entry.name, entry.path)
+        self.target = _target_source(entry)
         self.why_plain = self._why_plain(asked)
         self.draft: Source | None = None
+        self.passed_over: list[str] = []
+        self._untried = list(entry.drafts) if asked.draft is None else [asked.draft]
         if not self.why_plain:
-            self.draft, self.why_plain = _draft_source(asked, entry, self.target)
+            self._take_draft()
         program_bytes = measure.pss() + beside_bytes
         n_bytes = sum(source.shape.weight_bytes for source in (self.target, self.draft) if source)
         self.machine: Machine = survey.look(facts.extra_buffers, self.n_threads, program_bytes, n_bytes, asked.budget)
@@ -136,6 +139,39 @@ class Planner:
         """--exact does not hold here: nothing drafts, sources included."""
         self._facts = replace(self._facts, exact=False)
         self.without_draft(why)
+
+    def pass_over(self, error: EdgespecError) -> None:
+        """The drafter cannot be used after all: the next one that is known drafts, if any. Raises the error where the
+        user insists on a drafter and this was the last."""
+        assert self.draft is not None
+        self.why_plain = self._passed(self.draft.name, error)
+        self.draft = None
+        self._take_draft()
+        self._remember()
+        self._set_forecast()
+
+    def _take_draft(self) -> None:
+        """The first drafter that can be used, or why there is none. Raises DrafterUnusable where the user insists."""
+        if not self._untried and not self.why_plain:
+            if insists(self.asked):
+                raise DrafterUnusable(
+                    f"no drafter is known for {self._entry.name}; name one with -d NAME or a .gguf path"
+                )
+            self.why_plain = "no drafter is known for this model; name one with -d"
+        while self._untried:
+            name = self._untried.pop(0)
+            try:
+                self.draft, self.why_plain = _draft_source(self.asked, name), ""
+                return
+            except EdgespecError as error:
+                self.why_plain = self._passed(name, error)
+
+    def _passed(self, name: str, error: EdgespecError) -> str:
+        """A line for it; raises the error, as DrafterUnusable, where the user insists and nothing else is known."""
+        if insists(self.asked) and not self._untried:
+            raise DrafterUnusable(str(error)) from error
+        self.passed_over.append(f"{name} was passed over: {error}")
+        return self.passed_over[-1]
 
     def without_draft(self, why: str) -> None:
         """Nothing drafts from now on."""
@@ -242,6 +278,10 @@ class Planner:
         """What models may take of a budget that was named."""
         return None if self.asked.budget is None else self.asked.budget - self.machine.host.program_bytes
 
+    def agreement(self) -> float:
+        """Chance that the drafter's first child is the draw, as far as this pair is known."""
+        return float(self.known.acceptance.by_rank(False, 1)[0])
+
     def save_learnt(self) -> str | None:
         """Keep what answers taught; a warning where that failed."""
         if self.draft is None:
@@ -259,25 +299,26 @@ def insists(asked: Settings) -> bool:
     return asked.draft not in (None, "none") or asked.method in BY_MODEL
 
 
-def _draft_source(asked: Settings, entry: Entry, target: Source) -> tuple[Source | None, str]:
-    """The drafter's file, or why there is none. Raises DrafterUnusable for one that the user insists on."""
-    name = next(iter(entry.drafts), None) if asked.draft is None else asked.draft
-    if name is None:
-        if insists(asked):
-            raise DrafterUnusable(f"no drafter is known for {entry.name}; name one with -d NAME or a .gguf path")
-        return None, "no drafter is known for this model; name one with -d"
-    try:
-        found = resolve(name)
-        source = read_source(name, found.path, found.mask_token_id)
-        if asked.method == "parallel" and source.mask_token_id is None:
-            raise DrafterUnusable(
-                f"{name} cannot draft in parallel: neither its file (tokenizer.ggml.mask_token_id) nor models.toml "
-                "(mask_token_id) names a mask that it was taught to fill in; use --method model, or another drafter"
-            )
-        if source.shape.recurrent:
-            raise DrafterUnusable(f"{name} has a recurrent state, which cannot drop rejected tokens; use another")
-    except EdgespecError as error:
-        if insists(asked):
-            raise DrafterUnusable(str(error)) from error
-        return None, f"{name} was passed over: {error}"
-    return source, ""
+def _target_source(entry: Entry) -> Source:
+    """Raises what reading the file raises, and ModelUnusable for a trimmed drafter."""
+    source = read_source(entry.name, entry.path)
+    if source.shape.n_whole_vocab is not None:
+        raise ModelUnusable(
+            f"{entry.name} is a trimmed drafter: it can say {source.shape.n_vocab} of {source.shape.n_whole_vocab} "
+            "tokens, so it drafts for a model and cannot answer alone; name it with -d, and the model with -m"
+        )
+    return source
+
+
+def _draft_source(asked: Settings, name: str) -> Source:
+    """The drafter's file; raises an EdgespecError for one that cannot draft."""
+    found = resolve(name)
+    source = read_source(name, found.path, found.mask_token_id)
+    if asked.method == "parallel" and source.mask_token_id is None:
+        raise DrafterUnusable(
+            f"{name} cannot draft in parallel: neither its file (tokenizer.ggml.mask_token_id) nor models.toml "
+            "(mask_token_id) names a mask that it was taught to fill in; use --method model, or another drafter"
+        )
+    if source.shape.recurrent:
+        raise DrafterUnusable(f"{name} has a recurrent state, which cannot drop rejected tokens; use another")
+    return source

@@ -53,7 +53,7 @@ class Remembered:
 
     def automaton(self) -> Automaton:
         """What was said before; anew where there is nothing that could be used."""
-        said = {n: a for n, a in self._arrays.items() if n != _CORPUS and not n.startswith(_RECYCLED)}
+        said = texts_of(self._arrays)
         if not said:
             return Automaton(N_TOKENS)
         try:
@@ -103,6 +103,11 @@ class Remembered:
             return tables.save(self._said_key, {**rows, **recycled, **mark}) or said
         except (OSError, ValueError) as error:
             return f"what this conversation taught about drafting was not kept: {error}"
+
+
+def texts_of(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of texts among what is kept of a target; {} where nothing was said."""
+    return {n: a for n, a in arrays.items() if n != _CORPUS and not n.startswith(_RECYCLED)}
 
 
 def read_corpus(corpus: Corpus, automaton: Automaton, tokenize: Tokenize) -> str:

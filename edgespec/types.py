@@ -252,7 +252,7 @@ class Notice:
     """A line for the user in the middle of an answer: what changed, and why.
 
     kind      "ladder" (the plan changed), "context" (room was made), "turns" (old ones were left out), "saving" (what
-              was learnt could not be saved) or "restart"
+              was learnt could not be saved), "drafter" (its head was trimmed again) or "restart"
     n_tokens  tokens of the answer that were there already
     """
 

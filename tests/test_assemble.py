@@ -18,11 +18,14 @@ from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.backends.llama_cpp.selftest import HostFacts
 from edgespec.errors import BadSetting, Cancelled, DrafterUnusable, ModelNotFound
 from edgespec.memory import survey
+from edgespec.memory.source import read_source
 from edgespec.planning import Planner
+from edgespec.retrimming import Retrimming
 from edgespec.settings import Settings
 from edgespec.speculation.cost import Curve
 from edgespec.store.registry import Entry, resolve
 from edgespec.types import Message, PlanLine, Sampling
+from tests.cut import cut
 
 HI = [{"role": "user", "content": "hi"}]
 GREEDY = Sampling(temperature=0)
@@ -225,6 +228,34 @@ def test_a_method_that_needs_a_drafter_is_refused_without_one(monkeypatch: pytes
     drafters(monkeypatch, "demo-xdraft")
     with pytest.raises(DrafterUnusable, match="another vocabulary"):
         open_assistant(Settings(method="model"))
+
+
+# --- trimmed drafters
+
+
+def test_a_trimmed_drafter_drafts_and_counts_what_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when its rows' ids get lost between backend and tree, or idle time has nothing to go by."""
+    monkeypatch.setenv("EDGESPEC_DATA_DIR", str(tmp_path / "data"))
+    path = cut(resolve("demo-draft").path, tmp_path / "t.gguf", 4096).path
+    with open_assistant(replace(DRAFTING, draft=str(path))) as assistant:
+        answer = assistant.answer([{"role": "user", "content": "How do I bake bread?"}], max_tokens=30)
+        assert answer.draft_n_accepted > 0
+        line = plan_of(assistant)["draft head"]
+        assert (line.value, line.reason) == ("4096 of 8192 rows", "by counts of a test")
+        assert assistant.keep() is None
+        assert assistant.tidy(lambda: False) is None  # too little was said
+    again = Retrimming(read_source("demo", resolve("demo").path), read_source("t", path))
+    assert again.usage.counts.sum() == pytest.approx(len(answer.tokens), rel=1e-3)
+
+
+def test_the_next_drafter_is_loaded_where_one_is_unusable(monkeypatch: pytest.MonkeyPatch, opened: Opened) -> None:
+    """Fails when the plan names a drafter that nobody opens, or decodes plainly though another could draft."""
+    drafters(monkeypatch, "demo-xdraft", "demo-draft")
+    remember(monkeypatch, True)
+    with open_assistant(Settings(context=128, method="model", nodes=4)) as assistant:
+        assert plan_of(assistant)["drafter"].value == "demo-draft"
+        assert any(warning.startswith("demo-xdraft was passed over: ") for warning in assistant.warnings)
+        assert assistant.engine.method == "model"
 
 
 # --- after a death

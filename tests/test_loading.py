@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ from edgespec import loading
 from edgespec.backends.fake import FakeModel
 from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.model import LlamaModel
+from edgespec.backends.llama_cpp.trimmed import TrimmedHead
 from edgespec.drafting import Drafting
 from edgespec.errors import Cancelled, DoesNotFit, DrafterUnusable, ModelUnusable
 from edgespec.loading import Drafters, Loader, build, check_vocabulary, placed
@@ -23,6 +25,7 @@ from edgespec.settings import Settings
 from edgespec.speculation.acceptance import Acceptance
 from edgespec.speculation.sampling import Noise, Process
 from edgespec.types import Choice, ContextSpec, Sampling, Verdict
+from tests.cut import DRAFT, cut
 
 WORDS = (b"a", b"b", b"c", b"d")
 HERE, THERE = Placement(), Placement(3)
@@ -44,13 +47,15 @@ class Weights:
 
     alive: list[Weights]
 
-    def __init__(self, path: Path, options: LoadOptions, on_progress: Callable[[float], bool]) -> None:
+    def __init__(
+        self, path: Path, options: LoadOptions, on_progress: Callable[[float], bool], head: TrimmedHead | None = None
+    ) -> None:
         if path.stem == "broken":
             raise ModelUnusable("the runtime could not load broken.gguf")
         if not on_progress(0.5):
             raise Cancelled("stopped while loading the model")
         self.words = WORDS if path.stem == "good" else WORDS[:-1]
-        self.n_vocab, self.options = len(self.words), options
+        self.n_vocab, self.options, self.head = len(self.words), options, head
         Weights.alive.append(self)
 
     def share_pieces(self, other: object) -> None:
@@ -72,7 +77,9 @@ class Weights:
 def drafters(monkeypatch: pytest.MonkeyPatch) -> Drafters:
     monkeypatch.setattr(loading, "LlamaModel", Weights)
     Weights.alive = []
-    sources = {name: cast(Any, SimpleNamespace(path=Path(f"{name}.gguf"))) for name in ("good", "other", "broken")}
+    whole = SimpleNamespace(n_whole_vocab=None)
+    names = ("good", "other", "broken")
+    sources = {name: cast(Any, SimpleNamespace(path=Path(f"{name}.gguf"), shape=whole)) for name in names}
     loader = Loader(LoadOptions(extra_buffers=False), lambda _what, _done: None, lambda: False)
     return Drafters(loader, sources, model(*WORDS), "target")
 
@@ -111,6 +118,22 @@ def test_weights_are_loaded_once_a_place(drafters: Drafters) -> None:
     assert drafters.get("good", THERE) is not first
     assert [w.options.n_gpu_layers for w in Weights.alive] == [0, 3]
     assert not any(w.options.extra_buffers for w in Weights.alive)
+
+
+def test_a_trimmed_drafter_is_loaded_with_its_head_and_not_without_its_original(
+    drafters: Drafters, tmp_path: Path
+) -> None:
+    """Fails when its dummy tokens are taken for ids, or an original that changed since the plan is read."""
+    original = tmp_path / "draft.gguf"
+    shutil.copyfile(DRAFT, original)
+    path = cut(original, tmp_path / "good.gguf").path
+    drafters.sources["good"] = cast(Any, SimpleNamespace(path=path, shape=SimpleNamespace(n_whole_vocab=8192)))
+    head = cast(Any, drafters.get("good", HERE)).head
+    assert (head.vocabulary, head.table.n_vocab, head.table.row_bytes, len(head.ids)) == (original, 8192, 272, 1024)
+    original.unlink()
+    with pytest.raises(DrafterUnusable, match="goes on reading its original"):
+        drafters.get("good", THERE)
+    assert len(Weights.alive) == 1
 
 
 def test_a_release_frees_these_weights_and_they_can_come_back(drafters: Drafters) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from edgespec import explain
 from edgespec.backends.llama_cpp.selftest import HostFacts
-from edgespec.errors import BadSetting, DoesNotFit, DrafterUnusable
+from edgespec.errors import BadSetting, DoesNotFit, DrafterUnusable, ModelUnusable
 from edgespec.gguf.shape import Shape, read_shape
 from edgespec.memory.configuration import Placement
 from edgespec.memory.pressure import Gauge, Reading
@@ -22,6 +23,7 @@ from edgespec.speculation.cost import Curve
 from edgespec.store import calibration, learnt
 from edgespec.store.registry import Entry, resolve
 from edgespec.types import Choice, ContextSpec, Step
+from tests.cut import cut
 
 FACTS = HostFacts(extra_buffers=True, exact=True, row_depends_on_width=True)
 WIDTHS = (1, 2, 4, 8, 16)
@@ -128,6 +130,45 @@ def test_a_drafter_that_is_missing_is_an_error_to_who_insists_and_a_remark_to_ot
         planner(Settings(draft="demo-draft", nodes=1))
     assert planner(drafts=["missing.gguf"]).why_plain.startswith("missing.gguf was passed over: there is no file")
     assert planner(drafts=[]).why_plain == "no drafter is known for this model; name one with -d"
+
+
+def test_the_next_known_drafter_is_taken_where_one_cannot_be(tmp_path: Path) -> None:
+    """Fails when a trimmed drafter whose original is gone ends drafting, though the full one is there."""
+    original = tmp_path / "draft.gguf"
+    shutil.copyfile(resolve("demo-draft").path, original)
+    trimmed = cut(original, tmp_path / "trimmed.gguf").path
+    names = [str(trimmed), "demo-draft"]
+    one = planner(drafts=names)
+    assert (one.draft and one.draft.path, one.passed_over) == (trimmed, [])
+    original.unlink()
+    for asked in (Settings(), Settings(method="model")):
+        one = planner(asked, drafts=names)
+        assert (one.draft and one.draft.name, one.why_plain) == ("demo-draft", "")
+        assert "trimmed.gguf was passed over" in one.passed_over[0]
+        assert "goes on reading its original" in one.passed_over[0]
+    with pytest.raises(DrafterUnusable, match="goes on reading its original"):
+        planner(Settings(draft=str(trimmed)))
+
+
+def test_a_drafter_that_proves_unusable_once_loaded_gives_way_to_the_next() -> None:
+    """Fails when the plan goes on with what could not be loaded, or plainly though another was there."""
+    one = planner(drafts=["demo-draft-parallel", "demo-draft"])
+    one.pass_over(DrafterUnusable("it is broken"))
+    assert (one.draft and one.draft.name, one.why_plain) == ("demo-draft", "")
+    assert one.passed_over == ["demo-draft-parallel was passed over: it is broken"]
+    assert one.plan(Settings(method="model", nodes=4)).configuration.draft.name == "demo-draft"  # type: ignore[union-attr]
+    one.pass_over(DrafterUnusable("so is this"))
+    assert (one.draft, one.why_plain) == (None, "demo-draft was passed over: so is this")
+    insisting = planner(Settings(draft="demo-draft"))
+    with pytest.raises(DrafterUnusable, match="it is broken"):
+        insisting.pass_over(DrafterUnusable("it is broken"))
+
+
+def test_a_trimmed_drafter_is_no_target(tmp_path: Path) -> None:
+    """Fails when a model that can say a part of its vocabulary answers."""
+    path = cut(resolve("demo").path, tmp_path / "trimmed.gguf").path
+    with pytest.raises(ModelUnusable, match=r"can say 1024 of 8192 tokens.*name it with -d"):
+        Planner(Settings(), resolve(str(path)), FACTS)
 
 
 def test_who_insists_gets_a_draft_where_it_does_not_pay() -> None:

@@ -48,9 +48,11 @@ class EngineLike(Protocol):
 class Chat:
     """A model and its engine as something to talk to; one answer at a time."""
 
-    def __init__(self, model: Model, engine: EngineLike) -> None:
-        """Raises ModelUnusable where the model's chat template is broken."""
-        self._model, self._engine = model, engine
+    def __init__(
+        self, model: Model, engine: EngineLike, heard: Callable[[Sequence[int]], None] = lambda _: None
+    ) -> None:
+        """heard: told every round's tokens. Raises ModelUnusable where the model's chat template is broken."""
+        self._model, self._engine, self._heard = model, engine, heard
         self._pieces = model.pieces()
         self._template = ChatTemplate(model.chat_template, model.bos_text, model.eos_text)
 
@@ -121,6 +123,7 @@ class Chat:
                     yield replace(event, n_tokens=event.n_tokens + len(tally.said))
                     continue
                 tally.add(event)
+                self._heard(event.tokens)
                 yield from tally.piece(text.feed(self._printing(event.tokens)))
                 if text.stopped:
                     break

@@ -11,7 +11,7 @@ from typing import ParamSpec
 
 import typer
 
-from edgespec.cli import INTERRUPTED, bench, chat, probe, version
+from edgespec.cli import INTERRUPTED, bench, chat, probe, trim, version
 from edgespec.cli import run as run_
 from edgespec.errors import EdgespecError
 
@@ -101,4 +101,5 @@ app.command("chat")(_exits(chat.chat))
 app.command("run")(_exits(run_.run))
 app.command("probe")(_exits(probe.probe))
 app.command("bench")(_exits(bench.bench))
+app.command("trim")(_exits(trim.trim))
 app.command("version")(_exits(version.version))

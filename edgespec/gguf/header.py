@@ -80,6 +80,7 @@ class Header:
     arrays        elements of short arrays of numbers, by key (one value a layer, mostly)
     lengths       number of elements of each array, by key
     long_strings  how many of a string array's elements have more than SHORT_STRING_BYTES, and their bytes, by key
+    entries       where each entry lies in the file, by key: offsets of its first byte and of the byte behind its last
     needed_bytes  size the tensor table asks the file to have; file_bytes is what it has
     """
 
@@ -88,6 +89,7 @@ class Header:
     arrays: Mapping[str, tuple[Number, ...]]
     lengths: Mapping[str, int]
     long_strings: Mapping[str, tuple[int, int]]
+    entries: Mapping[str, tuple[int, int]]
     tensors: tuple[Tensor, ...]
     data_start: int
     needed_bytes: int
@@ -126,6 +128,7 @@ class _Walk:
         self._arrays: dict[str, tuple[Number, ...]] = {}
         self._lengths: dict[str, int] = {}
         self._long_strings: dict[str, tuple[int, int]] = {}
+        self._entries: dict[str, tuple[int, int]] = {}
 
     def header(self) -> Header:
         version = self._check_magic()
@@ -146,6 +149,7 @@ class _Walk:
             self._arrays,
             self._lengths,
             self._long_strings,
+            self._entries,
             tensors,
             start,
             needed,
@@ -169,6 +173,7 @@ class _Walk:
         return version
 
     def _entry(self) -> None:
+        start = self._pos
         key = self._string(MAX_KEYS) or ""
         if key in self._metadata or key in self._lengths:
             raise self._damaged(f"metadata entry {key[:80]!r} twice")
@@ -183,6 +188,7 @@ class _Walk:
             self._metadata[key] = self._scalar(_SCALARS[kind])
         else:
             raise self._damaged(f"value type {kind} of metadata entry {key[:80]!r}")
+        self._entries[key] = (start, self._pos)
 
     def _tensors(self, count: int, alignment: int) -> tuple[tuple[Tensor, ...], int]:
         """The table and the end of its last tensor, counted from the start of the data."""

@@ -19,6 +19,7 @@ from gguf.constants import LlamaFileType, PoolingType
 
 from edgespec.errors import ModelNotFound, ModelUnusable
 from edgespec.gguf.header import Header, Value, read_header
+from edgespec.gguf.trimmed import Trim, read_trim
 
 _ENCODERS = frozenset({
     "bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "neo-bert", "jina-bert-v2", "jina-bert-v3",
@@ -49,6 +50,7 @@ class ModelFile:
     pooling       "none" or None: a file that asks for more is an embedding model and does not pass
     tokenizer     llama.cpp's tokenizer model: "gpt2", "llama", "t5", ...
     mask_token_id what stands for a token to fill in, None where the file names none
+    trim          of a drafter that has only some rows of its head (n_vocab is the whole vocabulary's all the same)
     """
 
     path: Path
@@ -63,6 +65,7 @@ class ModelFile:
     pooling: str | None
     tokenizer: str
     mask_token_id: int | None = None
+    trim: Trim | None = None
 
 
 def inspect(path: str | os.PathLike[str]) -> ModelFile:
@@ -73,14 +76,15 @@ def inspect(path: str | os.PathLike[str]) -> ModelFile:
     meta = header.metadata
     architecture = str(meta["general.architecture"])
     pooling = _refuse_embedding_models(path, meta, architecture)
-    tokenizer = _check_whole(path, meta, header.lengths, parts)
+    trim = read_trim(path, meta)
+    tokenizer = _check_whole(path, meta, header.lengths, parts, trim)
     tensors = [tensor for part_header in parts.values() for tensor in part_header.tensors]
     return ModelFile(
         path=path,
         architecture=architecture,
         name=_printable(_text(meta, "general.name") or path.stem),
         n_tensors=len(tensors),
-        n_vocab=header.lengths["tokenizer.ggml.tokens"],
+        n_vocab=trim.n_vocab if trim else header.lengths["tokenizer.ggml.tokens"],
         n_ctx_train=_integer(meta, f"{architecture}.context_length"),
         tensor_bytes=sum(tensor.n_bytes for tensor in tensors),
         quantisation=_quantisation(meta, parts),
@@ -88,6 +92,7 @@ def inspect(path: str | os.PathLike[str]) -> ModelFile:
         pooling=pooling,
         tokenizer=tokenizer,
         mask_token_id=_integer(meta, "tokenizer.ggml.mask_token_id"),
+        trim=trim,
     )
 
 
@@ -180,7 +185,11 @@ def _check_complete(path: Path, header: Header) -> None:
 
 
 def _check_whole(
-    path: Path, meta: Mapping[str, Value], lengths: Mapping[str, int], parts: Mapping[Path, Header]
+    path: Path,
+    meta: Mapping[str, Value],
+    lengths: Mapping[str, int],
+    parts: Mapping[Path, Header],
+    trim: Trim | None,
 ) -> str:
     """The tokenizer's name; raises ModelUnusable where weights or vocabulary are not in the file."""
     names = {tensor.name for header in parts.values() for tensor in header.tensors}
@@ -191,7 +200,7 @@ def _check_whole(
             f"{path} has no token embeddings: it is no whole text model; name the model's own .gguf file"
         )
     tokenizer = _text(meta, "tokenizer.ggml.model")
-    if tokenizer in (None, "none", "no_vocab") or not lengths.get("tokenizer.ggml.tokens"):
+    if trim is None and (tokenizer in (None, "none", "no_vocab") or not lengths.get("tokenizer.ggml.tokens")):
         raise ModelUnusable(
             f"{path} has no tokenizer, so text cannot be turned into tokens; get a complete .gguf file of the model"
         )

@@ -14,6 +14,7 @@ from pathlib import Path
 from edgespec.errors import ModelUnusable
 from edgespec.gguf.header import Header, Number, Tensor, Value
 from edgespec.gguf.inspect import headers
+from edgespec.gguf.trimmed import kept_ids, read_trim
 
 _LAYER = re.compile(r"blk\.(\d+)\.(.+)")
 _ATTENDS = ("attn_k.weight", "attn_qkv.weight", "attn_kv_a_mqa.weight")
@@ -51,6 +52,8 @@ class Shape:
     input           further tensors of the input side, which stay on the processor (src/llama-arch.cpp: LAYER_INPUT)
     rest            tensors of no layer that are neither embedding nor head nor input
     strings         (number, of them long, bytes of the long ones) of the tokenizer's tokens and of its merges
+    n_vocab         rows of the head: what a pass returns logits of
+    n_whole_vocab   tokens of the vocabulary that a trimmed drafter's rows were cut from; None: not trimmed
     n_expert        experts of a layer, n_expert_used of which serve a token; 0 of a dense model
     llama_like      the compute buffer has a formula
     """
@@ -71,6 +74,7 @@ class Shape:
     llama_like: bool
     n_expert: int = 0
     n_expert_used: int = 0
+    n_whole_vocab: int | None = None
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
@@ -126,7 +130,8 @@ def shape_of(path: Path, parts: Mapping[Path, Header]) -> Shape:
         raise facts.contradicts(f"{n_layer} layers", f"no tensor of layer {missing}")
     embedding = tensors["token_embd.weight"]
     facts.check("embedding_length", embedding, 0)
-    n_vocab = header.lengths.get("tokenizer.ggml.tokens", 0)
+    trim = read_trim(path, header.metadata)
+    n_vocab = len(kept_ids(path, header, trim.n_vocab)) if trim else header.lengths.get("tokenizer.ggml.tokens", 0)
     if len(embedding.shape) != 2 or embedding.shape[1] != n_vocab:
         raise facts.contradicts(f"{n_vocab} tokens", f"{embedding.name} of shape {list(embedding.shape)}")
     layers = tuple(_layer(facts, i, own) for i, own in enumerate(by_layer))
@@ -147,6 +152,7 @@ def shape_of(path: Path, parts: Mapping[Path, Header]) -> Shape:
         n_expert=facts.number("expert_count", 0),
         n_expert_used=facts.of_layer("expert_used_count", 0, 0),
         llama_like=facts.architecture in _DENSE and all(_is_llama_like(layer) for layer in layers),
+        n_whole_vocab=trim.n_vocab if trim else None,
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from edgespec.backends.llama_cpp.dimensions import Dimensions, dimensions
+from edgespec.backends.llama_cpp.trimmed import N_CACHED
 from edgespec.gguf.header import Tensor
 from edgespec.gguf.shape import Shape
 from edgespec.memory.configuration import Placement
@@ -33,6 +34,8 @@ GRAPH_NODE_BYTES = 5 << 9
 # libstdc++ and glibc: an entry of id_to_token and its cached piece (40 + 32 bytes), and a node of token_to_id (64 with
 # its header) a token; a node of bpe_ranks a merge (src/llama-vocab.cpp). Of long strings several copies lie apart.
 TOKEN_BYTES, MERGE_BYTES, LONG_COPIES, LONG_HEADER = 144, 96, 6, 17
+# A row of a head without a vocabulary: an entry of id_to_token alone ("adding dummy tokens").
+DUMMY_TOKEN_BYTES = 40
 # Hash tables grow to the next of these many buckets (libstdc++, _Prime_rehash_policy).
 BUCKETS = (13, 29, 59, 127, 257, 541, 1109, 2357, 5087, 10273, 20753, 42043, 85229, 172933, 351061, 712697, 1447153)
 # A Python bytes object of a token's length in a list (chat decodes with them).
@@ -233,6 +236,8 @@ def _output(shape: Shape, dims: Dimensions) -> int:
 
 def _vocabulary(shape: Shape) -> int:
     n_bytes = _FLOAT * shape.n_vocab  # a context's list of all ids
+    if shape.n_whole_vocab is not None:
+        return n_bytes + DUMMY_TOKEN_BYTES * shape.n_vocab
     for (n, n_long, long_bytes), each in ((shape.tokens, TOKEN_BYTES), (shape.merges, MERGE_BYTES)):
         n_bytes += n * each + 8 * next((b for b in BUCKETS if b >= n), n)
         if each == TOKEN_BYTES:
@@ -243,7 +248,16 @@ def _vocabulary(shape: Shape) -> int:
 def _python(part: Part, dims: Dimensions) -> int:
     """A drafter shares the target's pieces (loading.check_vocabulary)."""
     pieces = 0 if part.role else PIECE_BYTES * part.shape.n_vocab
-    return pieces + _FLOAT * dims.n_cells + 32 * dims.n_batch
+    return pieces + _FLOAT * dims.n_cells + 32 * dims.n_batch + _trimmed_inputs(part.shape, dims)
+
+
+def _trimmed_inputs(shape: Shape, dims: Dimensions) -> int:
+    """Both ways between ids and rows, rows kept converted, those of a pass (backends/llama_cpp/trimmed.py), and counts
+    (speculation/usage.py). The original's own rows are mapped: a few pages, which the system may take."""
+    if shape.n_whole_vocab is None:
+        return 0
+    maps = _FLOAT * (shape.n_vocab + 2 * shape.n_whole_vocab)
+    return maps + _FLOAT * shape.n_embd * (N_CACHED + dims.n_batch)
 
 
 def _objects(part: Part, dims: Dimensions) -> int:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from edgespec.assistant import Assistant
 
 PROGRESS_EVERY_S = 0.1
+# Silence behind an answer after which nobody seems to wait.
+IDLE_S = 5.0
 # Well within what the parent waits for this process to end (child.GRACE_S).
 SAVING_S = 3.0
 
@@ -54,7 +56,8 @@ class Worker:
         self._said, self._said_at = "", 0.0
         self._saving = threading.Lock()
         self._unsaved: str | None = None
-        self._unsaved_told: str | None = None
+        self._untidy = False
+        self._untold: list[Notice] = []
 
     def listen(self) -> None:
         """Queue orders, note cancels at once; leave the process when the parent is gone, even in mid-pass."""
@@ -71,7 +74,7 @@ class Worker:
 
     def serve(self) -> None:
         while True:
-            order = self._orders.get()
+            order = self._next()
             try:
                 self._obey(order)
             except BrokenPipeError:
@@ -79,6 +82,27 @@ class Worker:
             except Exception as error:
                 self._pipe.send(Failed(order.request, _said(error)))
             self._cancelled.discard(order.request)
+
+    def _next(self) -> Load | Probe | Generate:
+        """The next order; while none comes, what can wait is done, and given up when one does."""
+        if self._untidy:
+            try:
+                return self._orders.get(timeout=IDLE_S)
+            except queue.Empty:
+                self._tidy()
+        return self._orders.get()
+
+    def _tidy(self) -> None:
+        self._untidy = False
+        if self._assistant is None:
+            return
+        try:
+            said = self._assistant.tidy(lambda: not self._orders.empty())
+        except Exception:  # nobody asked for it
+            traceback.print_exc()
+            return
+        if said:
+            self._untold.append(Notice("drafter", said))
 
     def _obey(self, order: Load | Probe | Generate) -> None:
         if isinstance(order, Load):
@@ -139,7 +163,8 @@ class Worker:
     def _generate(self, order: Generate) -> None:
         if self._assistant is None:
             raise EdgespecError("no model is loaded; send Load first")
-        self._tell_unsaved(order.request)
+        while self._untold:
+            self._pipe.send(Noted(order.request, self._untold.pop(0)))
         for event in self._assistant.chat.stream(
             order.messages,
             sampling=order.sampling,
@@ -159,13 +184,14 @@ class Worker:
             else:
                 with self._saving:
                     self._pipe.send(self._done(order.request, event))
-                    self._unsaved = self._assistant.keep()
+                    self._note_unsaved(self._assistant.keep())
+                self._untidy = True
 
-    def _tell_unsaved(self, request: int) -> None:
+    def _note_unsaved(self, said: str | None) -> None:
         """A failure to save what the last answer taught, found after it was sent, is told with the next one, once."""
-        if self._unsaved and self._unsaved != self._unsaved_told:
-            self._pipe.send(Noted(request, Notice("saving", self._unsaved)))
-        self._unsaved_told = self._unsaved
+        if said and said != self._unsaved:
+            self._untold.append(Notice("saving", said))
+        self._unsaved = said
 
     def _done(self, request: int, answer: Answer) -> Done:
         import psutil

@@ -11,6 +11,7 @@ from gguf.constants import GGMLQuantizationType as Kind
 from edgespec.backends.llama_cpp.dimensions import dimensions
 from edgespec.backends.llama_cpp.dryrun import Asked, dry_run
 from edgespec.backends.llama_cpp.load import LoadOptions
+from edgespec.backends.llama_cpp.trimmed import N_CACHED
 from edgespec.gguf.header import Tensor
 from edgespec.gguf.shape import Layer, Shape, read_shape
 from edgespec.memory.configuration import Placement
@@ -18,6 +19,7 @@ from edgespec.memory.graph import compute_bytes
 from edgespec.memory.host import Host
 from edgespec.memory.predict import Part, predict, widest
 from edgespec.types import ContextSpec
+from tests.cut import cut, like_the_drafter
 
 DEMO = Path(__file__).parents[2] / "edgespec" / "demo"
 SPECS = [
@@ -42,6 +44,25 @@ def test_caches_and_compute_buffers_are_the_runtime_s_own(name: str) -> None:
         found = predict(Part(shape, spec), Host())
         assert found.of("kv") == pytest.approx(said.kv_bytes, abs=1 << 14)
         assert found.of("compute") == pytest.approx(said.compute["CPU"], rel=0.02, abs=1 << 14)
+
+
+@pytest.mark.parametrize("untied", [False, True])
+def test_a_trimmed_drafter_s_buffers_are_the_runtime_s_own(tmp_path: Path, untied: bool) -> None:
+    """Fails when rows of the whole vocabulary are counted where the head has some, or its maps are forgotten."""
+    source = like_the_drafter(tmp_path / "draft.gguf", untied=untied)
+    path = cut(source, tmp_path / "trimmed.gguf", 1024).path
+    full, shape = read_shape(source), read_shape(path)
+    n_heads = 2 if untied else 1
+    assert full.weight_bytes - shape.weight_bytes == n_heads * (8192 - 1024) * 272
+    for spec, said in zip(SPECS, dry_run(Asked(path, LoadOptions(), SPECS)), strict=True):
+        found, before = (predict(Part(each, spec, role="draft "), Host()) for each in (shape, full))
+        assert found.of("draft kv") == pytest.approx(said.kv_bytes, abs=1 << 14)
+        assert found.of("draft compute") == pytest.approx(said.compute["CPU"], rel=0.02, abs=1 << 14)
+        assert found.of("draft output") * 8 == before.of("draft output")
+        n_rows = N_CACHED + dimensions(spec, trees=True).n_batch
+        more = found.of("draft python") - before.of("draft python")
+        assert more == 4 * (1024 + 8192) + 4 * 8192 + 4 * 256 * n_rows  # maps, counts, rows
+        assert found.of("draft vocabulary") < before.of("draft vocabulary") / 20
 
 
 def test_the_demo_s_weights_are_its_tensors() -> None:

@@ -7,8 +7,9 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -213,6 +214,44 @@ def test_a_bug_in_the_worker_is_a_sentence_and_no_silence(capsys: pytest.Capture
     assert "an error inside edgespec (AttributeError: " in str(failed.error)
     assert str(failed.error).endswith("please report it")
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_what_can_wait_is_done_in_silence_and_told_with_the_next_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when idle time is never used, used again without an answer in between, or nobody hears of it."""
+    monkeypatch.setattr("edgespec.service.worker.IDLE_S", 0.01)
+    worker, tidied = Worker(Pipe(None, None)), threading.Event()  # type: ignore[arg-type]
+    calls: list[bool] = []
+
+    def tidy(awaited: Callable[[], bool]) -> str:
+        calls.append(awaited())
+        worker._orders.put(Generate(8, (), GREEDY))
+        calls.append(awaited())
+        tidied.set()
+        return "it was trimmed again"
+
+    worker._assistant = SimpleNamespace(tidy=tidy)  # type: ignore[assignment]
+    worker._untidy = True
+    assert worker._next() == Generate(8, (), GREEDY)
+    assert tidied.is_set()
+    assert calls == [False, True]
+    worker._orders.put(Generate(9, (), GREEDY))
+    assert worker._next() == Generate(9, (), GREEDY)
+    assert len(calls) == 2
+    sent: list[object] = []
+    worker._pipe = SimpleNamespace(send=sent.append)  # type: ignore[assignment]
+    worker._assistant.chat = SimpleNamespace(stream=lambda *_, **__: iter(()))  # type: ignore[union-attr, misc]
+    worker._generate(Generate(9, (), GREEDY))
+    worker._generate(Generate(10, (), GREEDY))
+    assert sent == [Noted(9, Notice("drafter", "it was trimmed again"))]
+
+
+def test_a_fault_in_what_can_wait_ends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails when nobody's order takes the model down."""
+    worker = Worker(Pipe(None, None))  # type: ignore[arg-type]
+    worker._assistant, worker._untidy = SimpleNamespace(), True  # type: ignore[assignment]
+    worker._tidy()
+    assert "AttributeError" in capsys.readouterr().err
+    assert not worker._untidy
 
 
 def test_a_probe_is_told_beside_a_loaded_model_that_stays(worker: Supervisor) -> None:

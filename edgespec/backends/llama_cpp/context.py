@@ -12,6 +12,7 @@ from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
+from numpy.typing import ArrayLike
 
 from edgespec.backends.base import Cancelled as CancelledCheck
 from edgespec.backends.base import Progress, State
@@ -20,6 +21,7 @@ from edgespec.backends.llama_cpp.batch import Batch
 from edgespec.backends.llama_cpp.dimensions import EXACT_F16_ROWS, Dimensions, dimensions
 from edgespec.backends.llama_cpp.runtime import log, n_cores
 from edgespec.backends.llama_cpp.sequences import Sequences
+from edgespec.backends.llama_cpp.trimmed import Inputs
 from edgespec.errors import (
     BackendError,
     Cancelled,
@@ -37,9 +39,17 @@ class LlamaContext:
     """Owns the llama_context pointer; the model must outlive it. figures: what the runtime says its buffers take."""
 
     def __init__(
-        self, model: ctypes.c_void_p, spec: ContextSpec, *, n_vocab: int, trees: bool, exact_holds: bool
+        self,
+        model: ctypes.c_void_p,
+        spec: ContextSpec,
+        *,
+        n_vocab: int,
+        trees: bool,
+        exact_holds: bool,
+        inputs: Inputs | None = None,
     ) -> None:
-        """exact_holds: the self-test found the recipe of `spec.exact` to hold on this host."""
+        """n_vocab: columns of a row; exact_holds: the self-test found the recipe of `spec.exact` to hold on this host;
+        inputs: of a trimmed head, whose columns are not ids."""
         self._dims = dims = dimensions(spec, trees)
         self._pads, self._helper = dims.pads, dims.helper
         self.spec = spec
@@ -58,7 +68,8 @@ class LlamaContext:
         self.figures = figures.read(log.lines())
         self._memory = lib.llama_get_memory(self._ptr)
         self._seqs = Sequences(self._memory, spec.n_slots, dims.n_spare, dims.first_spare)
-        self._batch = Batch(dims.n_batch)
+        self._inputs = inputs
+        self._batch = Batch(dims.n_batch, inputs.n_embd if inputs else 0)
         self._view_at = 0
         self._view: Floats = np.zeros((0, n_vocab), np.float32)
 
@@ -85,7 +96,7 @@ class LlamaContext:
         with _aborting(self._ptr, cancelled):
             for size in self._chunks(len(ids)):
                 pos = np.arange(state.length, state.length + size)
-                self._batch.fill(ids[done : done + size], pos, state.seq, n_silent=size)
+                self._fill(ids[done : done + size], pos, state.seq, n_silent=size)
                 try:
                     self._decode()
                 except (BackendError, Cancelled):
@@ -120,14 +131,20 @@ class LlamaContext:
                 depths = span.tree.depth[span.nodes]
                 pos.extend((depths.astype(np.int32) + self.length(span.slot)).tolist())
                 seqs.extend(self._seqs.place(span))
-            self._batch.fill(tokens, pos, seqs, n_silent=silent)
+            self._fill(np.array(tokens, np.int32), pos, seqs, n_silent=silent)
             with _aborting(self._ptr, cancelled):
                 self._decode()
         except (BackendError, Cancelled):
             for span in spans:
                 self._drop(span.slot)
             raise
-        return Rows(self._logits(len(tokens) - silent))
+        return Rows(self._logits(len(tokens) - silent), self._inputs.ids if self._inputs else None)
+
+    def _fill(self, tokens: Ids, pos: ArrayLike, seqs: int | Sequence[Sequence[int]], n_silent: int) -> None:
+        rows = None
+        if self._inputs is not None:
+            tokens, rows = self._inputs.of(tokens)
+        self._batch.fill(tokens, pos, seqs, n_silent, rows)
 
     def _check_open(self) -> None:
         """The runtime would read freed memory."""

@@ -13,6 +13,7 @@ import llama_cpp.llama_cpp as lib
 from edgespec.backends.llama_cpp import figures, pages, runtime
 from edgespec.backends.llama_cpp.context import LlamaContext
 from edgespec.backends.llama_cpp.load import LoadOptions, model_params
+from edgespec.backends.llama_cpp.trimmed import Inputs, TrimmedHead
 from edgespec.errors import BackendError, Cancelled, ModelUnusable
 from edgespec.types import ContextSpec
 
@@ -20,11 +21,20 @@ from edgespec.types import ContextSpec
 class LlamaModel:
     """Loaded weights.
 
+    head: of a trimmed drafter; its ids, pieces and tokenizer are those of the vocabulary that it was cut from
     Raises ModelUnusable where the runtime refuses the file, Cancelled where progress returned False.
     """
 
-    def __init__(self, path: Path, options: LoadOptions, progress: Callable[[float], bool] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: LoadOptions,
+        progress: Callable[[float], bool] | None = None,
+        head: TrimmedHead | None = None,
+    ) -> None:
         runtime.start()
+        self._words: ctypes.c_void_p | None = None
+        self._inputs = Inputs(head) if head else None
         given = model_params(options)
         params = given.struct
         stopped = False
@@ -51,10 +61,33 @@ class LlamaModel:
             raise ModelUnusable(f"the runtime could not load {path.name}: {why}; try another file or a newer edgespec")
         self.name = path.stem
         self._options = options
-        self._vocab = lib.llama_model_get_vocab(self._ptr)
-        self.n_vocab = int(lib.llama_vocab_n_tokens(self._vocab))
+        self._head = head
+        self._n_columns = int(lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self._ptr)))
+        self.n_vocab = head.table.n_vocab if head else self._n_columns
         self.n_ctx_train = int(lib.llama_model_n_ctx_train(self._ptr))
         self.weight_bytes = int(lib.llama_model_size(self._ptr))
+
+    @property
+    def _vocab(self) -> ctypes.c_void_p:
+        """A trimmed drafter's is loaded from its original when something asks for it, which in use only the check
+        against the target does."""
+        if self._head is None:
+            return lib.llama_model_get_vocab(self._ptr)  # type: ignore[no-any-return]
+        if self._words is None:
+            params = lib.llama_model_default_params()
+            params.vocab_only = True
+            self._words = lib.llama_model_load_from_file(os.fsencode(self._head.vocabulary), params)
+            if not self._words:
+                raise ModelUnusable(
+                    f"the runtime could not read the vocabulary of {self._head.vocabulary.name}, the original of "
+                    f"{self.name}: {runtime.log.reason() or 'it gave no reason'}; get that file again"
+                )
+        return lib.llama_model_get_vocab(self._words)  # type: ignore[no-any-return]
+
+    def _forget_words(self) -> None:
+        if self._words:
+            lib.llama_model_free(self._words)
+        self._words = None
 
     @cached_property
     def metadata(self) -> dict[str, str]:
@@ -69,7 +102,8 @@ class LlamaModel:
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
-        return frozenset(i for i in range(self.n_vocab) if lib.llama_vocab_is_eog(self._vocab, i))
+        vocab = self._vocab
+        return frozenset(i for i in range(self.n_vocab) if lib.llama_vocab_is_eog(vocab, i))
 
     @property
     def bos_text(self) -> str:
@@ -93,13 +127,13 @@ class LlamaModel:
 
     @cached_property
     def _pieces(self) -> list[bytes]:
-        buffer = ctypes.create_string_buffer(1024)
+        buffer, vocab = ctypes.create_string_buffer(1024), self._vocab
         pieces = []
         for token in range(self.n_vocab):
-            n = lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+            n = lib.llama_token_to_piece(vocab, token, buffer, len(buffer), 0, False)
             if n < 0:
                 buffer = ctypes.create_string_buffer(-n)
-                n = lib.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+                n = lib.llama_token_to_piece(vocab, token, buffer, len(buffer), 0, False)
             pieces.append(buffer.raw[: max(n, 0)])
         return pieces
 
@@ -109,6 +143,7 @@ class LlamaModel:
     def share_pieces(self, other: LlamaModel) -> None:
         """Take another model's pieces for one's own, which are equal: they weigh as much as a small drafter."""
         self._pieces = other.pieces()
+        self._forget_words()
 
     def tokenize(self, text: bytes, *, special: bool, add_bos: bool = False) -> list[int]:
         room = len(text) + 8
@@ -132,12 +167,14 @@ class LlamaModel:
         return LlamaContext(
             self._ptr,
             spec,
-            n_vocab=self.n_vocab,
+            n_vocab=self._n_columns,
             trees=not self.recurrent,
             exact_holds=self._options.exact_holds,
+            inputs=self._inputs,
         )
 
     def close(self) -> None:
+        self._forget_words()
         if self._ptr:
             lib.llama_model_free(self._ptr)
             self._ptr = None

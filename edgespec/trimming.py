@@ -1,0 +1,104 @@
+"""From a drafter and what is said to a trimmed file. Not covered: the steps (counting, gguf/keep, gguf/trim)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgespec import counting
+from edgespec.errors import BadSetting
+from edgespec.gguf.header import read_header
+from edgespec.gguf.inspect import headers
+from edgespec.gguf.keep import Kept, check_counts, keep_coverage, keep_named, keep_number
+from edgespec.gguf.trim import Trimmed, check_out, check_trimmable, trim
+from edgespec.gguf.vocabulary import Vocabulary, read_vocabulary
+from edgespec.settings import Settings
+from edgespec.store.counts import Counted, read_counts, write_counts
+from edgespec.store.registry import Entry, resolve
+from edgespec.types import Ids
+
+Report = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What to trim and by what: one of n_rows, coverage and ids, and at most one of counts, prompts, sessions and text.
+
+    prompts     turns of conversations that `model` answers; sessions: what was said with it before
+    max_tokens  of an answer that is counted
+    """
+
+    drafter: str
+    out: Path
+    n_rows: int | None = None
+    coverage: float | None = None
+    ids: Path | None = None
+    counts: Path | None = None
+    prompts: Sequence[Sequence[str]] | None = None
+    sessions: bool = False
+    text: Path | None = None
+    model: str | None = None
+    max_tokens: int = counting.MAX_TOKENS
+    save_counts: Path | None = None
+
+
+def trim_drafter(asked: Asked, report: Report) -> tuple[Trimmed, Counted]:
+    """Count, choose and write. Raises what reading, counting and writing raise, BadSetting, OSError."""
+    ids = None if asked.ids is None else read_ids(asked.ids)
+    entry = resolve(asked.drafter)
+    parts = headers(entry.path)
+    check_trimmable(entry.path, parts)
+    check_out(asked.out, parts)
+    vocabulary = read_vocabulary(entry.path, read_header(entry.path))
+    counted = _counted(asked, entry, vocabulary, report)
+    if asked.save_counts is not None:
+        write_counts(asked.save_counts, counted)
+    kept = _kept(asked, ids, vocabulary, counted)
+    made = trim(entry.path, asked.out, kept, counted.origin, lambda done: report(f"writing {asked.out.name}", done))
+    return made, counted
+
+
+def read_ids(path: Path) -> Ids:
+    """Ids in a file, with white space or commas between them; raises BadSetting naming what is none."""
+    try:
+        words = path.read_text(encoding="utf-8-sig").replace(",", " ").strip("[] \n").split()
+    except OSError as error:
+        raise BadSetting(f"--ids {path} cannot be read ({error.strerror}); check the path") from None
+    except UnicodeDecodeError:
+        raise BadSetting(f"--ids {path} is no text; list ids in it, one a line") from None
+    wrong = next((word for word in words if not re.fullmatch(r"\d{1,9}", word, re.ASCII)), None)
+    if wrong is not None or not words:
+        what = f"holds {wrong!r:.40}, which is no id" if words else "lists no ids"
+        raise BadSetting(f"--ids {path} {what}; list ids in it, one a line")
+    return np.array(words, np.int32)
+
+
+def _counted(asked: Asked, entry: Entry, vocabulary: Vocabulary, report: Report) -> Counted:
+    """Raises BadSetting for counts of another vocabulary: for those of answers before they are asked for."""
+    if asked.counts is not None:
+        found, whose = read_counts(asked.counts), f"--counts {asked.counts}"
+    elif asked.prompts is not None:
+        whose = f"-m {asked.model}"
+        check_counts(vocabulary, np.zeros(counting.n_vocab_of(asked.model or ""), np.int64), whose)
+        found = counting.from_answers(Settings(model=asked.model), asked.prompts, report, asked.max_tokens)
+    elif asked.sessions:
+        found, whose = counting.from_sessions(asked.model or ""), f"-m {asked.model}"
+    elif asked.text is not None:
+        found, whose = counting.from_text(entry, asked.text), f"--text {asked.text}"
+    else:
+        return Counted(np.zeros(len(vocabulary), np.int64), "no counts")
+    check_counts(vocabulary, found.counts, whose)
+    return found
+
+
+def _kept(asked: Asked, ids: Ids | None, vocabulary: Vocabulary, counted: Counted) -> Kept:
+    if asked.n_rows is not None:
+        return keep_number(vocabulary, counted.counts, asked.n_rows)
+    if asked.coverage is not None:
+        return keep_coverage(vocabulary, counted.counts, asked.coverage)
+    assert ids is not None
+    return keep_named(vocabulary, counted.counts, ids)

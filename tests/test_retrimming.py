@@ -1,0 +1,114 @@
+"""A trimmed drafter follows what is said, while nobody waits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgespec.gguf.header import read_header
+from edgespec.gguf.keep import Kept, always_kept
+from edgespec.gguf.trim import trim
+from edgespec.gguf.trimmed import kept_ids
+from edgespec.memory.source import read_source
+from edgespec.retrimming import Retrimming
+from edgespec.store.registry import resolve
+from tests.cut import DRAFT, vocabulary_of
+
+OFTEN = np.arange(5000, 5400)
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("EDGESPEC_DATA_DIR", str(tmp_path / "data"))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Of a drafter that has nothing but what must stay."""
+    must = always_kept(vocabulary_of(DRAFT))
+    return trim(DRAFT, tmp_path / "t.gguf", Kept(must, None), "a test").path
+
+
+def made(path: Path) -> Retrimming:
+    return Retrimming(read_source("demo", resolve("demo").path), read_source("t", path))
+
+
+def ids_of(path: Path) -> set[int]:
+    return set(kept_ids(path, read_header(path), 8192).tolist())
+
+
+def said(n: int) -> list[int]:
+    return np.random.default_rng(0).choice(OFTEN, n).tolist()
+
+
+def test_what_is_said_and_not_kept_is_kept_from_then_on(path: Path) -> None:
+    """Fails when a topic's words stay out of the head, or the file is written again and again."""
+    one = made(path)
+    one.heard(said(4000))
+    line = one.tidy(0.7)
+    assert line is not None
+    assert "was trimmed again" in line
+    assert "instead of 0.0 %" in line
+    assert set(OFTEN.tolist()) <= ids_of(path)
+    before = path.stat().st_mtime_ns
+    assert one.tidy(0.7) is None
+    assert made(path).tidy(0.7) is None
+    assert path.stat().st_mtime_ns == before
+
+
+def test_counts_go_on_in_the_next_session(path: Path) -> None:
+    """Fails when every session must say enough by itself."""
+    first = made(path)
+    first.heard(said(1500))
+    assert first.tidy(0.7) is None  # too few to judge by
+    assert first.keep() is None
+    again = made(path)
+    again.heard(said(1500))
+    assert again.tidy(0.7) is not None
+
+
+def test_who_waits_is_served_and_the_old_file_stands(path: Path) -> None:
+    """Fails when a question waits for a file, or half a file replaces the whole one."""
+    one = made(path)
+    one.heard(said(4000))
+    content = path.read_bytes()
+    assert one.tidy(0.7, cancelled=lambda: True) is None
+    assert path.read_bytes() == content
+    assert [p.name for p in path.parent.iterdir()] == ["t.gguf"]
+    assert one.tidy(0.7) is not None
+
+
+def test_a_head_that_fits_is_left_alone(path: Path) -> None:
+    """Fails when a few misses, or none, cost a new file."""
+    one = made(path)
+    kept = sorted(ids_of(path))
+    one.heard(np.random.default_rng(0).choice(kept, 4000).tolist())
+    assert one.tidy(0.7) is None
+
+
+def test_a_place_that_cannot_be_written_is_told_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when idle time is spent on a full disk again and again, or an answer fails for it."""
+    one = made(path)
+    one.heard(said(4000))
+
+    def full(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("edgespec.retrimming.trim", full)
+    assert one.tidy(0.7) == "the drafter was not trimmed again: no space left on device"
+    assert one.tidy(0.7) is None
+
+
+def test_counts_of_another_vocabulary_are_moved_aside(path: Path, tmp_path: Path) -> None:
+    """Fails when ids beyond the vocabulary end in an index error at every start."""
+    from edgespec.store import tables
+
+    one = made(path)
+    wrong = {"ids": np.array([9000], np.int32), "counts": np.ones(1, np.float32), "recent": np.zeros(0, np.int32)}
+    tables.save(one._key, wrong)
+    again = made(path)
+    assert "it counts another vocabulary" in str(again.warning)
+    assert not again.usage.counts.any()
+    assert made(path).warning is None
