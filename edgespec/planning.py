@@ -213,7 +213,8 @@ class Planner:
         except DoesNotFit:
             if not survey.may_stream(inner, self.machine, self.target):
                 raise
-        return made(streams=True)
+        found, known = made(streams=True), self.known
+        return made(streams=True) if self.knows(found[1]) and self.known is not known else found
 
     def _check_rows(self, asked: Settings) -> None:
         """Raises BadSetting where no pass can have the rows that sources were asked for."""

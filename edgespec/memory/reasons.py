@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from edgespec.memory.configuration import Configuration
 from edgespec.memory.footprint import CPU, Footprint
 from edgespec.memory.problem import LEAST_CONTEXTS, MAX_DEFAULT_CONTEXT, USEFUL_CONTEXTS, Problem, Tier
-from edgespec.memory.search import N_UBATCH, Candidate, Search
+from edgespec.memory.search import N_UBATCH, Candidate, Search, decoding_rate
 from edgespec.memory.sizes import MIB, shown
+from edgespec.memory.times import DISK
 from edgespec.types import KV_TYPES, PlanLine
 
 STREAMING = "streaming"
@@ -125,7 +126,10 @@ def _streamed(problem: Problem, made: Decision) -> Iterator[PlanLine]:
         return
     rows = chosen.configuration.choice.rows
     trees = ", big trees" if rows > BIG else f", {rows} rows a pass" if rows > 1 else ""
-    speed = f"about {chosen.tokens_per_s:.{1 if chosen.tokens_per_s >= 0.95 else 2}f} tokens/s"
+    rate = decoding_rate(chosen)
+    speed = f"about {rate:.{1 if rate >= 0.95 else 2}f} tokens/s"
+    if problem.target.measured is None or not problem.target.measured.where.placement.streamed:
+        speed += f" if the disk gives {problem.machine.of(DISK) / 1e9:g} GB/s"
     free = sum(room.free_bytes for room in problem.rooms)
     reason = f"{shown(problem.target.weight_bytes)} of weights do not fit beside the rest into {shown(free)}"
     yield PlanLine(STREAMING, f"streamed from disk{trees}, {speed}", reason)

@@ -147,11 +147,8 @@ class Search:
         plain = self._least_bytes(arm.placement, tier)
         if not self._fits(plain, limit):
             return
-        slower = SLOWER_ON_CPU if not arm.placement.n_gpu_layers else SLOWER_ON_GPU
-        if arm.placement.streamed:
-            slower = SLOWER_STREAMED
-        for n_ubatch, slow in reversed(tuple(zip(N_UBATCH, slower, strict=True))):
-            rate = arm.tokens_per_s / (1 + PROMPT_SHARE * (slow - 1))
+        for n_ubatch in reversed(N_UBATCH):
+            rate = arm.tokens_per_s / _prompt_factor(arm.placement, n_ubatch)
             base = Configuration(self._spec(tier, n_ubatch, arm.choice), arm.choice, arm.placement)
             ways = self._ways_of(arm, base)
             if n_ubatch == N_UBATCH[-1] and not self._fits(_sum(plain, ways[-1].on), limit):
@@ -204,6 +201,19 @@ class Search:
 
     def _fits(self, on: Bytes, limit: int) -> bool:
         return sum(on) <= limit and all(n <= room for n, room in zip(on, self._rooms, strict=True))
+
+
+def decoding_rate(found: Candidate) -> float:
+    """Tokens a second of an answer, what its prompt costs left out."""
+    configuration = found.configuration
+    return found.tokens_per_s * _prompt_factor(configuration.placement, configuration.target.n_ubatch)
+
+
+def _prompt_factor(placement: Placement, n_ubatch: int) -> float:
+    """What reading prompts in batches of this size takes from the speed."""
+    slower = SLOWER_ON_CPU if not placement.n_gpu_layers else SLOWER_ON_GPU
+    slow = (SLOWER_STREAMED if placement.streamed else slower)[N_UBATCH.index(n_ubatch)]
+    return 1 + PROMPT_SHARE * (slow - 1)
 
 
 def _sum(a: Bytes, b: Bytes) -> Bytes:

@@ -29,6 +29,7 @@ from edgespec.opening import may_be_wide
 from edgespec.planning import Planner
 from edgespec.settings import Settings
 from edgespec.speculation.cost import Curve
+from edgespec.store import calibration
 from edgespec.store.registry import Entry, resolve
 from edgespec.types import ContextSpec
 from tests.memory.world import World
@@ -101,6 +102,8 @@ def test_the_plan_says_so_in_one_line() -> None:
     assert lines["streaming"].value == f"streamed from disk, big trees, about {speed:.1f} tokens/s"
     assert lines["streaming"].reason.startswith("1000 MiB of weights do not fit")
     assert "streaming" not in {line.line for line in planned(THROTTLED, streams=False).lines}
+    untimed = next(line.value for line in planned().lines if line.line == "streaming")
+    assert untimed.endswith("tokens/s if the disk gives 1 GB/s")
 
 
 def test_every_rung_stays_streamed() -> None:
@@ -185,6 +188,17 @@ def test_a_budget_below_the_weights_is_not_got_round(monkeypatch: pytest.MonkeyP
     """Fails when pages of a file take the memory that the user wanted to keep, on a machine that has room."""
     with pytest.raises(DoesNotFit, match="raise --budget"):
         planner(monkeypatch, GIB, Settings(budget=18 * MIB)).plan()
+
+
+@pytest.mark.parametrize("method", ["plain", "model"])
+def test_what_streamed_passes_took_is_remembered(method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Fails when a plan goes on guessing what the disk gives though an earlier run has timed it, drafting or not."""
+    monkeypatch.setenv("EDGESPEC_CACHE_DIR", str(tmp_path))
+    one = planner(monkeypatch, (64 + 20) * MIB, Settings(method=method))
+    assert one.plan().tokens_per_s > 1
+    calibration.save(one.curve_key(one.target, STREAMED), THROTTLED.to_dict())
+    again = planner(monkeypatch, (64 + 20) * MIB, Settings(method=method)).plan()
+    assert next(line.value for line in again.lines if line.line == "streaming").endswith("about 0.33 tokens/s")
 
 
 def test_figures_of_streamed_passes_are_kept_apart(monkeypatch: pytest.MonkeyPatch) -> None:
