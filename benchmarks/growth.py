@@ -49,8 +49,8 @@ def variant(**limits: float) -> Iterator[None]:
     """Growth limits changed for a while: what a variant is."""
     honest = model_drafter.limits_of
 
-    def changed(choice, n_leaves):
-        return dataclasses.replace(honest(choice, n_leaves), **limits)
+    def changed(choice, n_leaves, n_beams):
+        return dataclasses.replace(honest(choice, n_leaves, n_beams), **limits)
 
     with mock.patch.object(model_drafter, "limits_of", changed):
         yield

@@ -23,6 +23,8 @@ from tests.speculation.rounds import DIGIT, SYMBOL, WORD, Drafts, Rounds, always
 FLAT = Curve(100, (1, 2, 4, 8, 16), (10.0, 12.0, 13.0, 16.0, 24.0))
 # Rows cost what steps cost: nothing that is drafted can pay.
 DEAR = Curve(100, (1, 2, 4, 8, 16), (10.0, 20.0, 38.0, 75.0, 150.0))
+# Weights come from a disk in every pass (issue 7).
+STREAMED = Curve(100, (1, 16, 64, 256), (3000.0, 3000.0, 3000.0, 5400.0))
 KINDS = Kinds(np.array([0, 1, 2, *[0] * 40], np.int8))
 
 
@@ -279,6 +281,14 @@ def test_a_choice_fits_into_the_rows_left(n_left: int) -> None:
     found = rounds({"lookup": always(0.9)}, prior=2.0).steps(40, n_left=n_left)
     assert max(found.rows) <= n_left
     assert all(c.rows <= n_left for c in found.choices)
+
+
+@pytest.mark.parametrize(("curve", "rows"), [(STREAMED, 64), (FLAT, 4)], ids=["streamed", "in memory"])
+def test_the_first_draft_is_as_large_as_costs_nothing_more(curve: Curve, rows: int) -> None:
+    """What drafting costs is not known yet. Fails when a pass of seconds is spent on 4 rows for that reason, or a pass
+    in memory gets dearer for it."""
+    c = GoodputController({"model": Arm(Choice("model", 256, 32, 16), 2.0)}, LiveCost(curve), KINDS)
+    assert c.choose(1000, np.zeros(50, np.int32)).rows == rows
 
 
 def test_a_round_that_was_not_asked_for_teaches_nothing() -> None:
