@@ -19,17 +19,13 @@ from edgespec.gguf.keep import Kept, always_kept, expected_coverage, keep_number
 from edgespec.gguf.original import Original, find_original
 from edgespec.gguf.trim import trim
 from edgespec.gguf.vocabulary import Vocabulary, read_vocabulary
-from edgespec.memory.rows import Bytes, best_rows
+from edgespec.memory.rows import DEPTH, best_rows, sizes_of
 from edgespec.memory.source import Source
 from edgespec.speculation.usage import Usage
 from edgespec.store import learnt, tables
 
 # Less of what was said lately than this is foreseen: trim again, if that foresees so much more.
 LEAST_COVERAGE, LEAST_GAIN = 0.98, 0.005
-# Drafts of a chain, for the choice of k; a deeper one makes missing rows dearer, a shallower one cheaper.
-DEPTH = 4
-
-
 # Chances are never sure.
 MOST_AGREEMENT = 0.98
 
@@ -96,11 +92,7 @@ class Retrimming:
         return keep_number(vocabulary, counts, self._best(vocabulary, counts, agreement))
 
     def _best(self, vocabulary: Vocabulary, counts: NDArray[np.int64], agreement: float) -> int:
-        shape = self._draft.shape
-        heads = [t for t in shape.head if t.name == "output.weight"] or [shape.embedding]
-        row = heads[0].n_bytes // heads[0].shape[1]
-        body = shape.weight_bytes - sum(t.n_bytes for t in (shape.embedding, *shape.head))
-        sizes = Bytes(self._target.shape.weight_bytes, body, row)
+        sizes = sizes_of(self._target.shape, self._draft.shape)
         least = len(always_kept(vocabulary))
         return best_rows(least, len(vocabulary), expected_coverage(vocabulary, counts), sizes, agreement, DEPTH)
 

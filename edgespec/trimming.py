@@ -13,10 +13,21 @@ from edgespec import counting
 from edgespec.errors import BadSetting
 from edgespec.gguf.header import read_header
 from edgespec.gguf.inspect import headers
-from edgespec.gguf.keep import Kept, check_counts, keep_coverage, keep_named, keep_number
+from edgespec.gguf.keep import (
+    Kept,
+    always_kept,
+    check_counts,
+    expected_coverage,
+    keep_coverage,
+    keep_named,
+    keep_number,
+)
+from edgespec.gguf.shape import read_shape
 from edgespec.gguf.trim import Trimmed, check_out, check_trimmable, trim
 from edgespec.gguf.vocabulary import Vocabulary, read_vocabulary
+from edgespec.memory.rows import DEPTH, best_rows, sizes_of
 from edgespec.settings import Settings
+from edgespec.speculation.acceptance import Acceptance
 from edgespec.store.counts import Counted, read_counts, write_counts
 from edgespec.store.registry import Entry, resolve
 from edgespec.types import Ids
@@ -26,8 +37,9 @@ Report = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Asked:
-    """What to trim and by what: one of n_rows, coverage and ids, and at most one of counts, prompts, sessions and text.
+    """What to trim and by what: one of n_rows, best, coverage, ids; at most one of counts, prompts, sessions, text.
 
+    best        as many rows as `model` is answered fastest with, by predicted goodput
     prompts     turns of conversations that `model` answers; sessions: what was said with it before
     max_tokens  of an answer that is counted
     """
@@ -35,6 +47,7 @@ class Asked:
     drafter: str
     out: Path
     n_rows: int | None = None
+    best: bool = False
     coverage: float | None = None
     ids: Path | None = None
     counts: Path | None = None
@@ -57,7 +70,7 @@ def trim_drafter(asked: Asked, report: Report) -> tuple[Trimmed, Counted]:
     counted = _counted(asked, entry, vocabulary, report)
     if asked.save_counts is not None:
         write_counts(asked.save_counts, counted)
-    kept = _kept(asked, ids, vocabulary, counted)
+    kept = _kept(asked, ids, entry, vocabulary, counted)
     made = trim(entry.path, asked.out, kept, counted.origin, lambda done: report(f"writing {asked.out.name}", done))
     return made, counted
 
@@ -95,10 +108,22 @@ def _counted(asked: Asked, entry: Entry, vocabulary: Vocabulary, report: Report)
     return found
 
 
-def _kept(asked: Asked, ids: Ids | None, vocabulary: Vocabulary, counted: Counted) -> Kept:
-    if asked.n_rows is not None:
-        return keep_number(vocabulary, counted.counts, asked.n_rows)
+def _kept(asked: Asked, ids: Ids | None, entry: Entry, vocabulary: Vocabulary, counted: Counted) -> Kept:
+    n_rows = _best(asked.model or "", entry, vocabulary, counted) if asked.best else asked.n_rows
+    if n_rows is not None:
+        return keep_number(vocabulary, counted.counts, n_rows)
     if asked.coverage is not None:
         return keep_coverage(vocabulary, counted.counts, asked.coverage)
     assert ids is not None
     return keep_named(vocabulary, counted.counts, ids)
+
+
+def _best(model: str, entry: Entry, vocabulary: Vocabulary, counted: Counted) -> int:
+    """Rows with the best predicted goodput under the model, for a pair of which nothing is known."""
+    if not counted.n_tokens:
+        raise BadSetting("--keep auto needs counts, and 0 tokens were counted; give a text, prompts or a counts file")
+    sizes = sizes_of(read_shape(resolve(model).path), read_shape(entry.path))
+    agreement = float(Acceptance().by_rank(False, 1)[0])
+    least = len(always_kept(vocabulary))
+    coverage = expected_coverage(vocabulary, counted.counts)
+    return best_rows(least, len(vocabulary), coverage, sizes, agreement, DEPTH)

@@ -20,11 +20,16 @@ if TYPE_CHECKING:
     from edgespec.store.counts import Counted
 
 
+AUTO = "auto"
+
+
 @dataclass(frozen=True)
 class Keeping:
     """Flags of what is kept; one of them."""
 
-    keep: Annotated[str | None, typer.Option("--keep", help="so many rows, such as 32k or 8192")] = None
+    keep: Annotated[
+        str | None, typer.Option("--keep", help="so many rows, such as 32k or 8192; or auto: as many as pay under -m")
+    ] = None
     coverage: Annotated[
         float | None, typer.Option("--coverage", help="the fewest rows that make up this share of like text")
     ] = None
@@ -66,7 +71,8 @@ def trim(
     asked = Asked(
         drafter,
         out,
-        n_rows=None if keeping.keep is None else number(keeping.keep),
+        n_rows=None if keeping.keep is None or keeping.keep == AUTO else number(keeping.keep),
+        best=keeping.keep == AUTO,
         coverage=keeping.coverage,
         ids=keeping.ids,
         counts=counting.counts,
@@ -113,7 +119,9 @@ def _check(keeping: Keeping, counting: Counting) -> None:
         )
     if (counting.calibrate is not None or counting.sessions) and counting.model is None:
         raise BadSetting(f"--{sources[0]} needs the model that drafts are for; name it with -m")
-    if keeping.keep is not None:
+    if keeping.keep == AUTO and counting.model is None:
+        raise BadSetting("--keep auto weighs the drafter against the model that drafts are for; name it with -m")
+    if keeping.keep is not None and keeping.keep != AUTO:
         number(keeping.keep)
 
 
@@ -121,5 +129,5 @@ def number(text: str) -> int:
     """32768 of "32k" or "32768"; raises BadSetting for anything else."""
     found = re.fullmatch(r"(\d{1,9})(k?)", text.strip(), re.ASCII | re.IGNORECASE)
     if found is None or int(found[1]) == 0:
-        raise BadSetting(f"--keep {text!r:.40} is no number of rows; write for example 32k or 8192")
+        raise BadSetting(f"--keep {text!r:.40} is no number of rows; write for example 32k, 8192 or auto")
     return int(found[1]) * (1024 if found[2] else 1)

@@ -21,8 +21,7 @@ from edgespec.errors import BadSetting
 from edgespec.gguf.vocabulary import Vocabulary
 from edgespec.types import Ids
 
-# Kernels take rows of a head in groups of 8 (ggml/src/ggml-cpu/repack.cpp): with a broken one they would take none, and
-# the rows' last bits would be another kernel's than the full drafter's.
+# Weights are rearranged in whole groups of 8 rows, others are left as they lie (ggml/src/ggml-cpu/repack.cpp).
 GROUP = 8
 _KINDS = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.BYTE)
 _DIGITS = frozenset(b"0123456789")

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgespec.gguf.shape import Shape
+
+# Drafts of a chain, for the choice of k; deeper ones make missing rows dearer, shallower ones cheaper.
+DEPTH = 4
 # Rows that are tried: this many to each doubling, from the fewest there may be up to all.
 _STEPS = 4
 
@@ -24,6 +28,13 @@ class Bytes:
     target: int
     body: int
     row: int
+
+
+def sizes_of(target: Shape, draft: Shape) -> Bytes:
+    """Of a drafter, whole or trimmed; its embedding is read as a head or, a row at a time, hardly at all."""
+    head = next((t for t in draft.head if t.name == "output.weight"), draft.embedding)
+    body = draft.weight_bytes - sum(t.n_bytes for t in (draft.embedding, *draft.head))
+    return Bytes(target.weight_bytes, body, head.n_bytes // head.shape[1])
 
 
 def goodput(k: int, coverage: float, sizes: Bytes, agreement: float, depth: int) -> float:

@@ -64,6 +64,17 @@ def test_answers_are_counted_and_kept_for_others(command: Command, tmp_path: Pat
     assert set(np.flatnonzero(read_counts(counts).counts).tolist()) <= ids_of(tmp_path / "a.gguf")
 
 
+def test_auto_keeps_what_pays_under_the_model(command: Command, tmp_path: Path, text: Path) -> None:
+    """Fails when rows that never come up stay, or those that do go: of a short text's words all come up often."""
+    out = tmp_path / "t.gguf"
+    done = command("trim", "demo-draft", "-o", str(out), "--keep", "auto", "--text", str(text), "-m", "demo", "--json")
+    found = json.loads(done.out)
+    assert found["coverage"] > 0.95
+    assert found["k"] < 600
+    said = sentence(command("trim", "demo-draft", "-o", str(out), "--keep", "auto", "--text", str(text), "-m", "x"), 4)
+    assert "no model has the name 'x'" in said
+
+
 def test_a_file_names_what_is_kept(command: Command, tmp_path: Path) -> None:
     """Fails when commas, brackets or lines stand in the way."""
     for content in ("700 701\n702", "[700, 701, 702]"):
@@ -101,6 +112,7 @@ def refused(command: Command, tmp_path: Path, *flags: str, drafter: str = "demo-
         (("--keep", "1k", "--coverage", "0.9"), "2 of --keep, --coverage and --ids are given"),
         (("--keep", "1k"), "0 of --calibrate, --sessions, --text and --counts are given; give one"),
         (("--keep", "lots", "--text", "."), "--keep 'lots' is no number of rows"),
+        (("--keep", "auto", "--text", "TEXT"), "--keep auto weighs the drafter against the model"),
         (("--keep", "9k", "--text", "TEXT"), "--keep 9216 is more than the 8192 tokens of the vocabulary"),
         (("--keep", "9", "--text", "TEXT"), "--keep 9 is less than the "),
         (("--coverage", "2", "--text", "TEXT"), "--coverage is 2 but must be above 0 and at most 1"),

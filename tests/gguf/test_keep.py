@@ -58,7 +58,7 @@ def test_the_most_frequent_tokens_fill_the_rest_and_ties_go_to_the_earlier() -> 
 
 
 def test_rows_come_in_whole_groups_of_8() -> None:
-    """Fails when a head has a broken group: it runs on slower kernels, whose last bits are others."""
+    """Fails when a head has a broken group: the runtime leaves such a head as it lies, whole heads it rearranges."""
     assert [len(keep_number(SMALL, NONE, k).ids) for k in (9, 16, 17, 51)] == [16, 16, 24, 52]
 
 

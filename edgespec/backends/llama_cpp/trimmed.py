@@ -2,8 +2,8 @@
 
 What it kept goes in as an id of its own table, anything else as an embedding row read from the file that it was cut
 from. A batch of the runtime is all ids or all rows, so a pass with one unkept token in it goes as rows wholly: both
-give the same numbers, and one pass costs less than two. Rows come from the file's mapping through ggml's own
-conversion, the one that a lookup in the graph uses; conversions elsewhere may round a last bit differently.
+give the same numbers, and a second pass would read the weights again. Rows come from the file's mapping through ggml's
+own conversion, the one that a lookup in the graph uses; conversions elsewhere may round a last bit differently.
 Not covered: finding the original, and whether it is the right one (gguf/original.py).
 """
 
