@@ -33,8 +33,8 @@ Prior = tuple[tuple[int, ...], tuple[float, ...]]
 F16: Prior = (1, 2, 4, 6, 8, 16, 32), (69, 88, 97, 109, 141, 222, 403)
 Q8_0: Prior = (1, 2, 4, 8, 16, 32), (33, 64, 84, 122, 203, 362)
 Q4_0: Prior = (1, 2, 4, 8, 16, 32), (19, 35, 50, 91, 138, 270)
-# An H200, 8B shape, Q4_0, each width again and again (benchmarks/results/passes-8b-q4_0-gpu.json).
-GPU: Prior = (1, 2, 4, 8, 16, 32), (100, 113, 142, 203, 249, 303)
+# Assumed: bound by bandwidth up to some dozen rows (docs/design.md section 8 says as much of f16 on two cores).
+GPU: Prior = (1, 8, 32, 64, 128), (100, 110, 150, 220, 400)
 
 
 @dataclass(frozen=True)
