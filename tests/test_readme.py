@@ -56,7 +56,7 @@ def test_the_library_example_runs(capsys) -> None:
 def test_every_flag_named_is_a_flag() -> None:
     """Fails when README or a page promises an option that the program it belongs to refuses."""
     cli = ROOT / "edgespec" / "cli"
-    options = "".join((cli / name).read_text() for name in ("options.py", "run.py", "bench.py"))
+    options = "".join((cli / name).read_text() for name in ("options.py", "run.py", "bench.py", "trim.py"))
     scripts = "".join(file.read_text() for file in (ROOT / "benchmarks").glob("peers*.py"))
     pages = README + (ROOT / "docs" / "bench.md").read_text()
     in_scripts = re.findall(r"`python benchmarks/peers[^`]*`", pages)

@@ -23,9 +23,9 @@ def answer(
 ) -> tuple[list[Step], dict[str, str]]:
     make = LlamaModel.__init__
 
-    def made(self, path, options, progress=None) -> None:
+    def made(self, path, options, *more) -> None:
         loaded.append(options.extra_buffers)
-        make(self, path, options, progress)
+        make(self, path, options, *more)
 
     with monkeypatch.context() as patched:
         patched.setattr(LlamaModel, "__init__", made)

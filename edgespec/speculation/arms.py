@@ -85,7 +85,7 @@ class Record:
         return not self.known or self.landed >= LEAST_LANDED * self.drafted
 
     def drew(self, accepted: bool) -> None:
-        """One more round that drafted."""
+        """One more round that was to draft."""
         self.drafted = FORGET * self.drafted + 1
         self.landed = FORGET * self.landed + accepted
 

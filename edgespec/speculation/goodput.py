@@ -161,7 +161,7 @@ class GoodputController:
         steps = (self._costs.ms(rows, step.n_past) + believed_ms) / one
         if not arm.choice.plain:
             arm.level_ms += 0.2 * (min(self._level_ms(believed_ms), one) - arm.level_ms)
-        if step.n_drafted:
+        if not step.choice.plain:  # one whose drafts were not worth a row took its time as well
             arm.drew(step.n_accepted > 0)
             self._leave_useless(name)
         self._reliability[name].observe(tree, verdict, self._kind)

@@ -231,7 +231,7 @@ def test_a_pass_of_the_drafter_has_its_price() -> None:
     assert prices[0] > 4 * prices[1] > 0
 
 
-def beside_copies(right: float) -> Rounds:
+def beside_copies(right: float, curve: Curve = FLAT) -> Rounds:
     """A drafter, the same beside sources that are often right, and the sources alone; much is expected of the drafter.
     It takes little time, so goodput alone hardly tells them apart."""
     drafters = {"model": always(right, 0.8, 0.1), "mix": always(0.7, node_ms=0.1), "lookup": always(0.7)}
@@ -240,13 +240,15 @@ def beside_copies(right: float) -> Rounds:
         name: Arm(Choice(name, rows=16, depth=15, width=1), 1.1 if name == "lookup" else 2.5, alone[name])
         for name in drafters
     }
-    return Rounds(GoodputController(chosen, LiveCost(FLAT), KINDS), drafters, FLAT, noise=0.05)
+    return Rounds(GoodputController(chosen, LiveCost(curve), KINDS), drafters, curve, noise=0.05)
 
 
+@pytest.mark.parametrize("curve", [FLAT, DEAR], ids=["flat", "dear"])
 @pytest.mark.parametrize("right", [0.0, 0.03])
-def test_a_drafter_that_lands_nothing_is_left_alone_and_mixed(right: float) -> None:
-    """Fails when sources carry a useless drafter along: 20 rounds of the first 40, and trials that get rarer."""
-    found = beside_copies(right).steps(600)
+def test_a_drafter_that_lands_nothing_is_left_alone_and_mixed(right: float, curve: Curve) -> None:
+    """Fails when sources carry a useless drafter along, or one whose drafts are not worth a row goes on drafting: 20
+    rounds of the first 40, and trials that get rarer."""
+    found = beside_copies(right, curve).steps(600)
     assert sum(name in ("model", "mix") for name in found.names[:40]) <= 20
     assert found.names.count("mix") == 0
     assert found.names[40:].count("model") <= 24

@@ -124,7 +124,7 @@ class MixDrafter:
     def _read_model(self, r: _Round, fit: _Fit, nodes: list[int], choice: Choice) -> None:
         """Children of these nodes by the drafter's rows, with what the sources said as evidence."""
         assert self._reader is not None
-        if not r.ready:
+        if not r.ready and self._reader.n_leaves > 1:
             nodes = [*nodes, *self._ahead(r, fit, nodes[0], choice.depth)]
         rows = self._reader.read(r.tree, nodes)
         paths = [r.tree.path_tokens(n) if r.process.edits else () for n in nodes]

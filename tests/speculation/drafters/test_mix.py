@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from edgespec.speculation.drafters.mix import MixDrafter
+from edgespec.speculation.drafters.reader import Reader
 from edgespec.speculation.drafters.sources import Guess
 from edgespec.types import Choice, Rows, Span, TokenTree, Verdict
 from tests.speculation.drafters.mixing import (
     DRAFT,
     LOOPING,
+    SPEC,
     TREE,
     Says,
     answer,
@@ -186,6 +189,16 @@ def test_what_sources_deem_likely_is_read_in_the_drafters_first_pass() -> None:
     assert staged(depth=3)[0][0] == {path for path in ahead if len(path) < 3}
     unlikely = {path: Guess(1, dict.fromkeys(guess.chances, 0.6)) for path, guess in LIKELY.items()}
     assert len(staged(guesses=unlikely)[0][0]) < len(ahead)
+
+
+def test_a_drafter_that_holds_one_path_reads_nothing_ahead() -> None:
+    """A context for chains. Fails when what was read ahead is not what is drafted: the runtime has no room for both."""
+    context = DRAFT.open(replace(SPEC, max_leaves=1))
+    r = Reader(context)
+    says = {path: Guess(1, {(next(iter(guess.chances)) + 1) % 48: 0.9}) for path, guess in LIKELY.items()}
+    tree = draft(MixDrafter([Says(says)], r), [1, 2, 3], Choice("mix", 6, 5, 1))
+    assert len(tree) > 2
+    assert r.n_leaves == 1
 
 
 @pytest.mark.parametrize("width", [1, 3])
