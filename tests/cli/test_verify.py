@@ -35,7 +35,8 @@ def test_a_seed_means_one_text_that_drafts_helped_to_say(demo: Command, shape: s
 
 def test_greedy_text_is_the_same_under_both_rules(demo: Command) -> None:
     """Fails when a rule for sampled text changes what is said without sampling."""
-    rules = [answer(demo, "--temperature", "0", "--exact", "--verify", rule)["tokens"] for rule in ("match", "rejection")]
+    flags = ("--temperature", "0", "--exact", "--verify")
+    rules = [answer(demo, *flags, rule)["tokens"] for rule in ("match", "rejection")]
     assert rules[0] == rules[1]
 
 
