@@ -124,8 +124,9 @@ class MixDrafter:
     def _read_model(self, r: _Round, fit: _Fit, nodes: list[int], choice: Choice) -> None:
         """Children of these nodes by the drafter's rows, with what the sources said as evidence."""
         assert self._reader is not None
-        if not r.ready and self._reader.n_leaves > 1:
-            nodes = [*nodes, *self._ahead(r, fit, nodes[0], choice.depth)]
+        if nodes == [r.tree.root] and self._reader.n_leaves > 1:
+            n_most = min(N_AHEAD, self._reader.caps.max_nodes - 1)
+            nodes = [*nodes, *self._ahead(r, fit, n_most, choice.depth)]
         rows = self._reader.read(r.tree, nodes)
         paths = [r.tree.path_tokens(n) if r.process.edits else () for n in nodes]
         dist = r.process.candidates(r.history, paths, rows.logits, rows.ids, max(N_CANDIDATES, choice.width))
@@ -136,11 +137,11 @@ class MixDrafter:
             r.scored[node] = ids.tolist(), score, evidence
             r.ready[node] = _best(ids, score, fit.of_model.logprob(score), choice.width)
 
-    def _ahead(self, r: _Round, fit: _Fit, node: int, depth: int) -> list[int]:
-        """What the sources draft for the drafter below a node: spare nodes, a chain of them."""
+    def _ahead(self, r: _Round, fit: _Fit, n_most: int, depth: int) -> list[int]:
+        """What the sources draft for the drafter below the pending token: spare nodes, a chain of n_most at most."""
         found: list[int] = []
-        log_chance = 0.0
-        while len(found) < N_AHEAD and r.tree.depth[node] - r.tree.depth[r.tree.root] + 1 < depth:
+        node, log_chance = r.tree.root, 0.0
+        while len(found) < min(n_most, depth - 1):
             tokens, logprob = _by_sources(r, fit, node, 1)
             log_chance += logprob[0] if logprob else -math.inf
             if log_chance < math.log(LEAST_AHEAD):

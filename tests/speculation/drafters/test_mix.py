@@ -8,10 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edgespec.engine.clock import TimedContext
+from edgespec.engine.loop import Engine
+from edgespec.engine.setup import Setup
+from edgespec.speculation.controllers import FixedController
+from edgespec.speculation.drafters.automaton import Automaton
+from edgespec.speculation.drafters.base import Drafter
 from edgespec.speculation.drafters.mix import MixDrafter
 from edgespec.speculation.drafters.reader import Reader
+from edgespec.speculation.drafters.recycle import Recycled
 from edgespec.speculation.drafters.sources import Guess
-from edgespec.types import Choice, Rows, Span, TokenTree, Verdict
+from edgespec.speculation.drafters.suffix import Suffix
+from edgespec.types import Choice, Rows, Sampling, Span, Step, TokenTree, Verdict
 from tests.speculation.drafters.mixing import (
     DRAFT,
     LOOPING,
@@ -189,6 +197,22 @@ def test_what_sources_deem_likely_is_read_in_the_drafters_first_pass() -> None:
     assert staged(depth=3)[0][0] == {path for path in ahead if len(path) < 3}
     unlikely = {path: Guess(1, dict.fromkeys(guess.chances, 0.6)) for path, guess in LIKELY.items()}
     assert len(staged(guesses=unlikely)[0][0]) < len(ahead)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("width", [1, 8])
+def test_a_pass_never_asks_for_more_rows_than_the_drafter_has(temperature: float, width: int) -> None:
+    """The plan opens a drafter for as many rows as a wave has nodes. Fails when what is read ahead comes on top of a
+    full wave, as where sources were sure of the first tokens."""
+    for seed in range(6):
+        r = Reader(LOOPING.perturbed(1.0).open(replace(SPEC, max_nodes=4)))
+        suffix, recycled = Suffix(Automaton(4000)), Recycled(1 << 10)
+        drafters: dict[str, Drafter] = {"mix": MixDrafter([suffix, recycled], r)}
+        controller = FixedController(Choice("mix", 16, 15, width))
+        setup = Setup(TimedContext(LOOPING.open(SPEC)), drafters, controller, "mix", [], (suffix, recycled))
+        sampling = Sampling(temperature=temperature, seed=seed)
+        events = Engine(setup).generate([1, 2, 3 + seed], sampling, 200, end_ids=())
+        assert sum(len(e.tokens) for e in events if isinstance(e, Step)) == 200
 
 
 def test_a_drafter_that_holds_one_path_reads_nothing_ahead() -> None:
