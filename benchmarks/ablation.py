@@ -76,7 +76,7 @@ def off(part: str) -> Iterator[None]:
         "reading ahead for the drafter": (mock.patch("edgespec.speculation.drafters.mix.N_AHEAD", 0),),
         "stopping inside a draft": (
             mock.patch.object(live.LiveCost, "row_ms", return_value=[]),
-            mock.patch.object(goodput.GoodputController, "_level_ms", return_value=0.0),
+            mock.patch.object(goodput.GoodputController, "_wave_ms", return_value=0.0),
         ),
         "trying other arms": (mock.patch.object(goodput.GoodputController, "_worth_trying", return_value=None),),
         "not drafting as an arm": (mock.patch.object(goodput.GoodputController, "_change_arm", _never_plain),),

@@ -55,7 +55,7 @@ class Record:
     lost: float = 1.0  # plain steps that a trial lost of late
     aside_ms: float = 0.0  # what a round takes besides the target's pass
     n_aside: int = 0
-    level_ms: float = 0.0  # what drafting takes for every level of a tree
+    wave_ms: float = 0.0  # what drafting takes for every wave of a tree
     landed: float = 0.0  # rounds in which something was accepted, and rounds that drafted, both discounted
     drafted: float = 0.0
     drafter: str | None = None
@@ -82,7 +82,12 @@ class Record:
 
     @property
     def lands(self) -> bool:
-        return not self.known or self.landed >= LEAST_LANDED * self.drafted
+        return self.landed >= LEAST_LANDED * self.drafted
+
+    @property
+    def came_to(self) -> float:
+        """Tokens a plain step over all kinds of text, without what was expected."""
+        return sum(self.tokens) / max(sum(self.steps), 1e-9)
 
     def drew(self, accepted: bool) -> None:
         """One more round that was to draft."""

@@ -8,8 +8,8 @@ in use rather than from the clock alone, so that a disturbed pass does not speak
 Trying is paid for out of PROBE_SHARE of the time: what a trial lost against the arm in use is entered in a ledger, and
 while the ledger is overdrawn nothing is tried. An arm gives way only to one that is better by MARGIN.
 Inside a draft a node must be worth the time of its row, and a pass of the drafter its own (SpecDec++, arXiv 2405.19715:
-a threshold is the optimal rule); both are prices in tokens. An arm that rests on a drafter which lands nothing is left
-whatever it came to: a useless drafter beside useful sources costs too little to be found out by goodput.
+a threshold is the optimal rule); both are prices in tokens. An arm that rests on a drafter which hardly ever
+lands anything and does not pay alone is left: beside useful sources it costs too little to be found out by goodput.
 Not covered: chances (reliability.py), the clock.
 """
 
@@ -71,7 +71,7 @@ class GoodputController:
         self._trial: str | None = None
         self._n_trial, self._trial_lost = 0, 0.0
         self._kind, self._n_past = 0, 0
-        self._n_levels = 0
+        self._n_waves = 0
         self._n_rounds = [0] * N_KINDS
         self.n_switched = 0
 
@@ -90,7 +90,7 @@ class GoodputController:
             rows = min(rows, self._costs.widest_as(LEAST_TRIED, self._n_past))
         worth = self._goodput()
         prices = (min(worth * ms, MOST_PRICE) for ms in (0.0, *self._costs.row_ms(rows, self._n_past)))
-        return replace(choice, rows=rows, row_prices=tuple(prices), wave_price=min(worth * arm.level_ms, MOST_PRICE))
+        return replace(choice, rows=rows, row_prices=tuple(prices), wave_price=min(worth * arm.wave_ms, MOST_PRICE))
 
     def _usable(self) -> list[str]:
         """Arms whose drafter lands something; one that mixes it with more waits until that is known."""
@@ -98,7 +98,10 @@ class GoodputController:
 
     def _lands(self, name: str) -> bool:
         alone = self._arms.get(self._arms[name].drafter or "")
-        return alone is None or (alone.lands and (alone is self._arms[name] or alone.known))
+        if alone is None or not alone.known:
+            return alone is None or alone is self._arms[name]
+        plain = self._costs.ms(1, self._n_past) / self._costs.ms(self._costs.padded(1), self._n_past)
+        return alone.lands or alone.came_to > (1 + MARGIN) * plain
 
     def _change_arm(self) -> None:
         usable = self._usable()
@@ -112,27 +115,28 @@ class GoodputController:
         """The arm that might be best for all that is known, if a trial of it can be afforded."""
         kind, here = self._kind, self._arms[self._in_use].goodput(self._kind)
         t = sum(arm.rounds[kind] for arm in self._arms.values())
+        afforded = ALLOWANCE + PROBE_SHARE * self._total - self._lost
         could: dict[str, float] = {}
         for name, arm in self._arms.items():
             if name in (self._in_use, "none"):  # what not drafting comes to is known
                 continue
             if self._n_rounds[kind] < arm.due[kind] or (arm.drafter != name and not self._lands(name)):
                 continue
+            if arm.lost > afforded:  # another one may be had for what is left
+                continue
             could[name] = arm.goodput(kind) + BONUS * math.sqrt(math.log(t + 2) / (arm.rounds[kind] + 1))
         if not could:
             return None
         name = max(could, key=could.__getitem__)
-        if could[name] <= here:
-            return None
-        afforded = ALLOWANCE + PROBE_SHARE * self._total - self._lost
-        return name if self._arms[name].lost <= afforded else None
+        return name if could[name] > here else None
 
     def _goodput(self) -> float:
         """Tokens a millisecond that time is worth here; not drafting is always to be had."""
         return max(self._arms[self._in_use].goodput(self._kind), 1.0) / self._costs.ms(1, self._n_past)
 
     def size(self, choice: Choice, tree: TokenTree, history: Ids) -> Sized:
-        self._n_levels = int(tree.depth[-1])
+        by_node = self._arms[self._trial or self._in_use].drafter is None  # sources are asked a node at a time
+        self._n_waves = len(tree) - 1 if by_node else int(tree.depth[-1])
         chances = self._reliability[self._trial or self._in_use].chances(tree, self._kind)
 
         def pass_ms(rows: int) -> float:
@@ -160,7 +164,7 @@ class GoodputController:
         believed_ms = arm.aside(beside_ms, one)
         steps = (self._costs.ms(rows, step.n_past) + believed_ms) / one
         if not arm.choice.plain:
-            arm.level_ms += 0.2 * (min(self._level_ms(believed_ms), one) - arm.level_ms)
+            arm.wave_ms += 0.2 * (min(self._wave_ms(believed_ms), one) - arm.wave_ms)
         if not step.choice.plain:  # one whose drafts were not worth a row took its time as well
             arm.drew(step.n_accepted > 0)
             self._leave_useless(name)
@@ -186,12 +190,12 @@ class GoodputController:
             arm.due[kind] = self._n_rounds[kind] + arm.gap[kind]
             self._trial = None
 
-    def _level_ms(self, beside_ms: float) -> float:
-        """What a level of this round's draft took, Python's time included but for what a plain round takes as well."""
-        if not self._n_levels:
+    def _wave_ms(self, beside_ms: float) -> float:
+        """What a wave of this round's draft took, Python's time included but for what a plain round takes as well."""
+        if not self._n_waves:
             return 0.0
         plain = self._arms.get("none")
-        return max(beside_ms - (plain.aside_ms if plain else 0.0), 0.0) / self._n_levels
+        return max(beside_ms - (plain.aside_ms if plain else 0.0), 0.0) / self._n_waves
 
     def _leave_useless(self, name: str) -> None:
         """One that lands nothing is not tried again at once either."""

@@ -254,6 +254,27 @@ def test_a_drafter_that_lands_nothing_is_left_alone_and_mixed(right: float, curv
     assert found.names[40:].count("model") <= 24
 
 
+def test_a_drafter_that_lands_rarely_stays_where_rows_are_free() -> None:
+    """One token in ten is a tenth more where a pass costs the same at any width. Fails when a share alone decides."""
+    free = Curve(100, (1, 2, 4, 8, 16), (10.0,) * 5)
+    drafters = {"model": always(0.10, 0.3)}
+    chosen = {"model": Arm(Choice("model", rows=16, depth=15, width=1), 2.0, "model")}
+    ratios = []
+    for seed in range(4):
+        found = Rounds(GoodputController(chosen, LiveCost(free), KINDS), drafters, free, seed=seed).steps(1500)
+        ratios.append(found.names[-500:].count("model"))
+    assert np.mean(ratios) > 350
+
+
+def test_an_arm_that_cannot_be_afforded_bars_no_other() -> None:
+    """A drafter whose trial read a long prompt. Fails when nothing else is tried until the ledger could pay for it."""
+    found = rounds({"model": always(0.0, 0.5, 1.0), "lookup": always(0.85)}, prior=0.95)
+    found.controller._arms["model"].lost = 10.5
+    found.controller._arms["model"].prior = 0.97  # tried first, if it could be paid
+    found.controller._in_use = "none"
+    assert "lookup" in found.steps(60).names
+
+
 def test_a_drafter_that_lands_is_mixed() -> None:
     """Fails when the rule against useless ones keeps a useful one out, or the mixture is never tried."""
     found = beside_copies(0.5).steps(400)
