@@ -104,6 +104,15 @@ def new_group(limit_bytes: int, name: str = "edgespec") -> Iterator[Group]:
     """A group of that limit (and no swap), removed in the end. Raises Unavailable."""
     group = _made(f"{name}-{os.getpid()}-{time.monotonic_ns()}")
     try:
+        _limit(group, limit_bytes)
+        yield group
+    finally:
+        group.remove()
+
+
+def _limit(group: Group, limit_bytes: int) -> None:
+    """Raises Unavailable."""
+    try:
         limits = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
         for file, value in [(f, limit_bytes) for f in limits] if group.version == 1 else [("memory.max", limit_bytes)]:
             with contextlib.suppress(FileNotFoundError):  # without swap accounting there is no limit of it
@@ -111,34 +120,30 @@ def new_group(limit_bytes: int, name: str = "edgespec") -> Iterator[Group]:
         if group.version == 2:
             with contextlib.suppress(OSError):
                 (group.folder / "memory.swap.max").write_text("0")
-        yield group
     except OSError as error:
         raise Unavailable(f"the limit of a control group cannot be set ({error.strerror})") from error
-    finally:
-        group.remove()
 
 
 @contextlib.contextmanager
 def throttled(group: Group, file: Path, bytes_per_s: int) -> Iterator[Group]:
     """The group with reads from the disk of a file limited to so many bytes a second. Raises Unavailable."""
+    folder = group.folder if group.version == 2 else ROOT / "blkio" / group.folder.name
+    made = False
     try:
-        device = _disk_of(file)
-        if group.version == 2:
-            (group.folder / "io.max").write_text(f"{device} rbps={bytes_per_s}")
-            yield group
-            return
-        folder = ROOT / "blkio" / group.folder.name
-        folder.mkdir()
-    except OSError as error:
-        raise Unavailable(f"reading from the disk cannot be limited here ({error.strerror})") from error
-    own = replace(group, disk=folder)
-    try:
-        (folder / "blkio.throttle.read_bps_device").write_text(f"{device} {bytes_per_s}")
-        yield own
-    except OSError as error:
-        raise Unavailable(f"reading from the disk cannot be limited here ({error.strerror})") from error
+        try:
+            device = _disk_of(file)
+            if group.version == 2:
+                (folder / "io.max").write_text(f"{device} rbps={bytes_per_s}")
+            else:
+                folder.mkdir()
+                made = True
+                (folder / "blkio.throttle.read_bps_device").write_text(f"{device} {bytes_per_s}")
+        except OSError as error:
+            raise Unavailable(f"reading from the disk cannot be limited here ({error.strerror})") from error
+        yield replace(group, disk=folder) if made else group
     finally:
-        Group(folder, 1).remove()
+        if made:
+            Group(folder, 1).remove()
 
 
 def _disk_of(file: Path) -> str:

@@ -175,7 +175,7 @@ class Opening:
         """Far into wide passes; of weights that are not streamed narrow ones matter as well."""
         streamed = self.first.configuration.placement.streamed
         narrow = None if streamed else self._curve(context, model, seconds)
-        wide = calibrate.measure_wide(context, model.n_vocab, cancelled=self.cancelled, text=passage_ids(model))
+        wide = calibrate.measure_wide(context, model.n_vocab, cancelled=self.cancelled, text=passage_ids(self.target))
         return wide if narrow is None else narrow.with_wider(wide)
 
     def settle(self, methods: Mapping[str, Settings], rung: int) -> tuple[dict[str, Plan], Ladder]:

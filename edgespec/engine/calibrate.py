@@ -45,6 +45,8 @@ NOISE_LEAST, NOISE_MOST = 0.03, 0.10
 FAR_APART = (64, 256, 16, 1, 128, 32, 512)
 DEARER, RISES = 2.0, 1.6
 WIDE_BUDGET_S = 60.0
+# So many more passes must fit into the budget where a first one only warms up.
+FEW_MORE = 6
 # A pass begins only if its predicted time, with this margin, fits into what is left.
 MARGIN = 1.2
 
@@ -65,11 +67,8 @@ def measure(
     Widths end at caps.max_nodes. Raises BadSetting where the state cannot be rolled back, Cancelled, and what the
     context raises.
     """
-    if context.caps.max_rollback is not None:
-        raise BadSetting("passes cannot be timed on a model whose state cannot be rolled back; it decodes plainly")
     start = context.length(SLOT)
-    tokens = _random_ids(n_vocab) if text is None or len(text) < 2 else _stretches(text)
-    passes = _Passes(context, tokens, clock, clock() + budget_s, cancelled)
+    passes = _passes(context, n_vocab, budget_s, clock, cancelled, text)
     try:
         passes.add(1)  # warms up: what is not in memory yet is read now
         if passes.deepen(min(SHORT, (context.spec.n_ctx - start) // 2), SHORT_SHARE * budget_s):
@@ -88,6 +87,20 @@ def measure(
         return _curve(depth, passes.times, slopes)
     finally:
         context.truncate(SLOT, start)
+
+
+def _passes(
+    context: Context,
+    n_vocab: int,
+    budget_s: float,
+    clock: Callable[[], float],
+    cancelled: Callable[[], bool],
+    text: Ids | None,
+) -> _Passes:
+    if context.caps.max_rollback is not None:
+        raise BadSetting("passes cannot be timed on a model whose state cannot be rolled back; it decodes plainly")
+    tokens = _random_ids(n_vocab) if text is None or len(text) < 2 else _stretches(text)
+    return _Passes(context, tokens, clock, clock() + budget_s, cancelled)
 
 
 def _random_ids(n_vocab: int) -> Callable[[int], Ids]:
@@ -120,20 +133,20 @@ def measure_wide(
     """The same where a pass takes seconds whatever its width: few widths, each timed once, in the order of their worth.
 
     A lone row is timed three times, the first of which warms up; what its other two differ by is the noise. Widths
-    beyond the knee are left out. Raises what `measure` raises.
+    beyond the knee are left out. Where a pass is that slow, the first one counts, and the first wide one is timed
+    whatever it takes: without it every row would seem to cost a pass. Raises what `measure` raises.
     """
-    if context.caps.max_rollback is not None:
-        raise BadSetting("passes cannot be timed on a model whose state cannot be rolled back; it decodes plainly")
     start = context.length(SLOT)
-    tokens = _random_ids(n_vocab) if text is None or len(text) < 2 else _stretches(text)
-    passes = _Passes(context, tokens, clock, clock() + budget_s, cancelled)
+    passes = _passes(context, n_vocab, budget_s, clock, cancelled, text)
     try:
         passes.add(1)
-        passes.times.clear()
-        passes.add(1)
+        if FEW_MORE * passes.times[1][0] <= 1e3 * budget_s:
+            passes.times.clear()
+            passes.add(1)
         for width in FAR_APART:
             dearest = max(times[0] for times in passes.times.values())
-            if width <= context.caps.max_nodes and passes.could_matter(width) and passes.affords(DEARER * dearest):
+            due = len(passes.times) == 1 or passes.affords(DEARER * dearest)
+            if width <= context.caps.max_nodes and passes.could_matter(width) and due:
                 passes.add(width)
         shortest = {width: passes.times[width][0] for width in sorted(passes.times)}
         return Curve(start, tuple(shortest), tuple(shortest.values()), noise=noise(passes.times))

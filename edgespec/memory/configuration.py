@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from edgespec.speculation.drafters.reader import N_SINK
-from edgespec.speculation.policies import n_reads_at_most
+from edgespec.speculation.policies import N_AHEAD, n_reads_at_most
 from edgespec.types import PLAIN, Choice, ContextSpec
 
 
@@ -72,5 +72,5 @@ def as_opened(configuration: Configuration, n_ctx: int) -> Configuration:
     if draft is None:
         return replace(configuration, target=target)
     n_read = n_ctx if draft.window is None else min(n_ctx, N_SINK + draft.window)
-    context = replace(draft.context, n_ctx=n_read + n_reads_at_most(configuration.choice))
+    context = replace(draft.context, n_ctx=n_read + n_reads_at_most(configuration.choice) + N_AHEAD)
     return replace(configuration, target=target, draft=replace(draft, context=context))

@@ -11,9 +11,10 @@ from dataclasses import replace
 
 from edgespec.memory.arms import choice_of
 from edgespec.memory.configuration import Configuration
-from edgespec.memory.methods import target_spec
+from edgespec.memory.methods import TREE_WIDTH, target_spec
 from edgespec.memory.problem import LEAST_CONTEXTS, USEFUL_CONTEXTS
 from edgespec.memory.search import Candidate, Search
+from edgespec.speculation.policies import SMALL
 from edgespec.types import PLAIN
 
 # Trees are halved down to this many rows; fewer hardly pay for a drafter's weights.
@@ -62,7 +63,8 @@ def _contexts(search: Search, kept: list[Configuration], shorter: tuple[int, ...
 def _smaller(search: Search, method: str, before: Configuration, rows: int) -> Configuration:
     """A tree of fewer rows with the drafter's context made for it."""
     old = before.choice
-    choice = choice_of(search.tables[method], rows, old.width, min(old.depth, rows - 1))
+    width = min(old.width, TREE_WIDTH) if rows <= SMALL else old.width  # tables have no wider small trees
+    choice = choice_of(search.tables[method], rows, width, min(old.depth, rows - 1))
     if choice.plain:  # a number of rows that the table has not
         choice = replace(old, rows=rows, depth=min(old.depth, rows - 1))
     base = replace(before, target=target_spec(before.target, choice), choice=choice, draft=None)

@@ -145,7 +145,9 @@ def _weights(part: Part, host: Host, places: _Places) -> tuple[Item, ...]:
 
 def _largest_layer(part: Part, places: _Places) -> int:
     """Of the processor's, the head among them: less than that in memory, and a layer would push itself out."""
-    layers = [sum(t.n_bytes for t in x.tensors) for i, x in enumerate(part.shape.layers) if places.layer(i) == CPU]
+    layers = [
+        sum(t.n_bytes for t in layer.tensors if places.tensor(i, t) == CPU) for i, layer in enumerate(part.shape.layers)
+    ]
     head = part.shape.embedding.n_bytes if part.shape.tied else sum(t.n_bytes for t in part.shape.head)
     return max([*layers, head if places.head == CPU else 0])
 

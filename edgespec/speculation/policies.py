@@ -59,6 +59,8 @@ N_BEAMS, MOST_BEAMS, BEAM_SHARE = 4, 32, 8
 # Trees beyond SMALL rows are for passes that cost nearly alike at any width (docs/specexec.md): grown exactly, at most
 # MAX_LEVELS deep, with READS_A_ROW nodes read for each of their rows at most.
 SMALL, MAX_LEVELS, READS_A_ROW = 64, 32, 2
+# A drafter's first pass reads so many tokens more at most, in vain where the tree has them not (drafters/mix.py).
+N_AHEAD = 3
 # Sequences of a pass beside the conversation's own (docs/trees.md).
 MAX_LEAVES = 255
 
@@ -151,12 +153,12 @@ class _Growth:
         """
         wave: list[int] = []
         worth = 0.0
-        floor = max(self._floor() - self._log_reach, self._far())
+        floor, far = self._floor() - self._log_reach, self._far()
         n_most = min(self._limits.n_beams, self._limits.n_reads - self._n_read)
         while self._unread and len(wave) < n_most:
             score = -self._unread[0][0]
             gain = math.exp(score) - self._price(score, len(wave))
-            if score <= floor or gain <= 0:
+            if score <= (max(floor, far) if wave else floor) or gain <= 0:
                 break
             _, node = heapq.heappop(self._unread)
             parent = self._tree.parent[node]

@@ -67,12 +67,23 @@ def test_widths_end_where_the_context_does() -> None:
 
 
 @pytest.mark.parametrize("budget_s", [4.0, 10.0, 20.0])
-def test_the_budget_ends_the_measurement_beyond_the_first_two_passes(budget_s: float) -> None:
+def test_the_budget_ends_the_measurement_beyond_the_first_ones(budget_s: float) -> None:
     """Fails when a model whose pass takes seconds keeps its user waiting for minutes."""
     m = machine(throttled)
     curve = measured(m, budget_s)
     assert m.now - 100.0 <= max(budget_s, 6.0)
-    assert curve.rows[0] == 1
+    assert curve.rows[:2] == (1, 64)
+
+
+@pytest.mark.parametrize("seconds", [14.0, 40.0])
+def test_a_wide_pass_is_timed_however_slow_the_disk(seconds: float) -> None:
+    """40 GB from a disk of 1 GB/s. Fails when the budget ends behind lone rows: 64 rows would be taken for 64 passes,
+    and big trees be off for good where they pay most."""
+    m = machine(lambda _: 1e3 * seconds)
+    curve = measured(m)
+    assert curve.rows[:2] == (1, 64)
+    assert curve.ms(64) == curve.ms(1)
+    assert len(m.widths) <= 4
 
 
 @pytest.mark.parametrize("ending", ["done", "cancelled"])

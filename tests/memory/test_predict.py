@@ -15,6 +15,7 @@ from edgespec.backends.llama_cpp.trimmed import N_CACHED
 from edgespec.gguf.header import Tensor
 from edgespec.gguf.shape import Layer, Shape, read_shape
 from edgespec.memory.configuration import Placement
+from edgespec.memory.footprint import STREAMED
 from edgespec.memory.graph import compute_bytes
 from edgespec.memory.host import Host
 from edgespec.memory.predict import Part, predict, widest
@@ -122,6 +123,16 @@ def test_a_tied_head_on_a_device_is_a_second_copy() -> None:
     everything = Placement(n_gpu_layers=99)
     assert _on(_shape(tied=True), everything, "G0", "weights", ("G0",)) == 4 * LAYER + HEAD
     assert _on(_shape(tied=True), everything, "cpu", "weights", ("G0",)) == HEAD
+
+
+def test_streamed_experts_weigh_a_layer() -> None:
+    """Everything else on a device. Fails when a layer of experts, read from the file in every pass, counts for nothing:
+    the pages of one would push the next ones out."""
+    shape = _shape(experts=8)
+    placement = Placement(n_gpu_layers=99, experts_on_cpu=True, streamed=True)
+    found = predict(Part(shape, ContextSpec(256), placement), Host(devices=("CUDA0",)))
+    own = next(item.n_bytes for item in found.items if item.source == STREAMED)
+    assert own == sum(t.n_bytes for t in shape.layers[0].tensors if "_exps." in t.name) > 0
 
 
 def test_experts_can_stay_on_the_processor() -> None:

@@ -184,6 +184,14 @@ def test_a_model_is_streamed_only_where_the_machine_has_no_room(monkeypatch: pyt
         planner(monkeypatch, (64 + 5) * MIB).plan()
 
 
+@pytest.mark.parametrize("asked", [Settings(context=2048), Settings(kv="f16"), Settings(context=2048, kv="f16")])
+def test_what_the_user_asked_for_is_not_got_round(asked: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights have room, the cache that was asked for has not. Fails when a model that would fit is read from a
+    disk, without a word of what to ask less of."""
+    with pytest.raises(DoesNotFit, match="free"):
+        planner(monkeypatch, (64 + 20) * MIB, asked).plan()
+
+
 def test_a_budget_below_the_weights_is_not_got_round(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when pages of a file take the memory that the user wanted to keep, on a machine that has room."""
     with pytest.raises(DoesNotFit, match="raise --budget"):

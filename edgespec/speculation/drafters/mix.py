@@ -25,7 +25,7 @@ from edgespec.speculation.drafters.agreement import Agreement
 from edgespec.speculation.drafters.evidence import Evidence
 from edgespec.speculation.drafters.reader import Reader
 from edgespec.speculation.drafters.sources import Blend, Guess, Source
-from edgespec.speculation.policies import MAX_LEAVES, Children, grow, limits_of
+from edgespec.speculation.policies import MAX_LEAVES, N_AHEAD, Children, grow, limits_of
 from edgespec.speculation.sampling import Noise, Process, log_softmax
 from edgespec.speculation.tree import GrowingTree
 from edgespec.types import Choice, Ids, TokenTree, Verdict
@@ -37,8 +37,8 @@ LEAST_REST = 0.01
 # A copy of less than this blended chance does not do without a row: evidence learns where a row was read alone, so a
 # source that was sure and always wrong would keep the drafter out for good.
 LEAST_SURE = 0.4
-# The drafter's first pass reads so many tokens more of what sources say comes next, while it is likely as a whole.
-N_AHEAD, LEAST_AHEAD = 3, 0.25
+# What sources say comes next is read ahead (N_AHEAD tokens at most) while it is likely as a whole.
+LEAST_AHEAD = 0.25
 
 Scores: TypeAlias = NDArray[np.floating]
 Ranked: TypeAlias = tuple[list[int], list[float]]
