@@ -96,11 +96,11 @@ def _open(
             opening.time_passes()
         plans, ladder = opening.settle(methods, rung)
 
-        retrimming = _retrimming(planner) if asked.remember and len(methods) == 1 else None
+        retrimming = _retrimming(planner, drafters) if asked.remember and len(methods) == 1 else None
 
         def keep() -> str | None:
-            said, speeds = opening.keep(), planner.save_learnt()
-            return said or speeds or (retrimming.keep() if retrimming else None)
+            warned = (opening.keep(), planner.save_learnt(), retrimming.keep() if retrimming else None)
+            return next(filter(None, warned), None)
 
         def tidy(awaited: Cancelled) -> str | None:
             return retrimming.tidy(planner.agreement(), awaited) if retrimming else None
@@ -169,12 +169,14 @@ def _workbench(
     return bench
 
 
-def _retrimming(planner: Planner) -> Retrimming | None:
-    """Counts what is said, for a trimmed drafter's head; None for others, and where a file is gone by now."""
-    if planner.draft is None or planner.draft.shape.n_whole_vocab is None:
+def _retrimming(planner: Planner, drafters: Drafters) -> Retrimming | None:
+    """Counts what is said, for the head of a trimmed drafter that is loaded, so that its vocabulary is known to be the
+    target's; None for others, and where a file is gone by now."""
+    draft = planner.draft
+    if draft is None or draft.shape.n_whole_vocab is None or draft.name not in {name for name, _ in drafters.models}:
         return None
     try:
-        return Retrimming(planner.target, planner.draft)
+        return Retrimming(planner.target, draft)
     except (EdgespecError, OSError):  # it is loaded and drafts; only its next trimming waits for the next start
         return None
 

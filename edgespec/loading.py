@@ -101,11 +101,11 @@ class Drafters:
                 try:
                     head = trimmed_head(source.path) if source.shape.n_whole_vocab is not None else None
                     model = self.loader.model(source.path, placement, own, head)
-                except Cancelled:
+                    check_vocabulary(name, model, self.target, self.target_name)
+                except (Cancelled, DrafterUnusable):
                     raise
                 except EdgespecError as error:
                     raise DrafterUnusable(str(error)) from error
-                check_vocabulary(name, model, self.target, self.target_name)
                 own.pop_all()
             self.models[name, placement] = model
         return self.models[name, placement]

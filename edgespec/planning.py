@@ -54,6 +54,7 @@ class Planner:
         self.why_plain = self._why_plain(asked)
         self.draft: Source | None = None
         self.passed_over: list[str] = []
+        self._learnt_keys: dict[tuple[Path | None, str], str] = {}
         self._untried = list(entry.drafts) if asked.draft is None else [asked.draft]
         if not self.why_plain:
             self._take_draft()
@@ -126,9 +127,13 @@ class Planner:
         return self.known.curve is not None and self.known.placement == placement
 
     def learnt_key(self, method: str = "model") -> str:
-        """Raises OSError."""
-        rule = "" if self.asked.verify == "match" else f", {self.asked.verify}"  # it accepts other children
-        return learnt.key(self.target.path, self.draft.path if self.draft else None, f"{method}{rule}")
+        """Of the files as they were when it was first asked for: a drafter that was trimmed again since is another one.
+        Raises OSError."""
+        draft = self.draft.path if self.draft else None
+        if (draft, method) not in self._learnt_keys:
+            rule = "" if self.asked.verify == "match" else f", {self.asked.verify}"  # it accepts other children
+            self._learnt_keys[draft, method] = learnt.key(self.target.path, draft, f"{method}{rule}")
+        return self._learnt_keys[draft, method]
 
     def _set_forecast(self) -> None:
         drafts = {self.draft.name: self.draft} if self.draft else {}

@@ -1,13 +1,15 @@
 """Keeps a trimmed drafter fitting to what is said: counts accepted tokens, and trims again while nobody waits.
 
-Counts are kept for a pair of models, and shared by all that was trimmed from one drafter. What is trimmed again takes
-effect at the next start: the process that runs goes on with the rows it has mapped. Not covered: the first trimming,
-which is the user's (edgespec trim), when there is time (service).
+Only a head whose rows were left to what pays (--keep auto) is trimmed again; of another one it is said that it no
+longer fits, since its rows are the user's choice. Counts are kept for a pair of models, and shared by all that was
+trimmed from one drafter. What is trimmed again takes effect at the next start: the process that runs goes on with the
+rows it has mapped. Not covered: the first trimming, which is the user's (edgespec trim), when there is time (service).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from edgespec.errors import EdgespecError, ModelUnusable
 from edgespec.gguf.header import read_header
 from edgespec.gguf.inspect import inspect
-from edgespec.gguf.keep import Kept, always_kept, expected_coverage, keep_number
+from edgespec.gguf.keep import Kept, always_kept, expected_coverage, foreseen, keep_number
 from edgespec.gguf.original import Original, find_original
 from edgespec.gguf.trim import trim
 from edgespec.gguf.vocabulary import Vocabulary, read_vocabulary
@@ -25,7 +27,7 @@ from edgespec.speculation.usage import Usage
 from edgespec.store import learnt, tables
 
 # Less of what was said lately than this is foreseen: trim again, if that foresees so much more.
-LEAST_COVERAGE, LEAST_GAIN = 0.98, 0.005
+LEAST_COVERAGE, LEAST_GAIN = 0.98, 0.02
 # Chances are never sure.
 MOST_AGREEMENT = 0.98
 
@@ -61,35 +63,47 @@ class Retrimming:
 
         agreement: chance that this head's draft is the target's draw. Cancelled in the middle, the old file stands.
         """
-        original = self._original
-        if original is None:
+        if self._original is None:
             return None
-        covered = self.usage.coverage(original.ids)
+        covered = self.usage.coverage(self._original.ids)
         if covered is None or covered >= LEAST_COVERAGE:
             return None
+        stop = _stopping(cancelled)
         try:
-            kept = self._choice(original, min(agreement / max(covered, agreement), MOST_AGREEMENT))
-            foreseen = self.usage.coverage(kept.ids) or 0.0
-            if foreseen < covered + LEAST_GAIN:
+            stop(0.0)
+            original = _original(self._draft)  # it may have been replaced since the start
+            follows, name = self._follows(), self._draft.path.name
+            kept, expected = self._choice(original, min(agreement / max(covered, agreement), MOST_AGREEMENT))
+            if expected < covered + LEAST_GAIN:
                 return None
-            name = self._draft.path.name
-            trim(original.path, self._draft.path, kept, "tokens emitted here", _stopping(cancelled))
-            self._original = _original(self._draft)
+            if not follows:
+                self._original = None
+                return (
+                    f"{name} holds {100 * covered:.1f} % of what was said here of late, and would hold "
+                    f"{100 * expected:.1f} % with other rows; trim it again (--keep auto lets idle time do that)"
+                )
+            trim(original.path, self._draft.path, kept, "tokens emitted here", stop)
         except _Stopped:
             return None
-        except (EdgespecError, OSError) as error:
+        except (EdgespecError, OSError, ValueError) as error:
             self._original = None  # not tried again in this process
             return f"the drafter was not trimmed again: {error}"
+        self._original = replace(original, ids=kept.ids)
         return (
-            f"{name} was trimmed again for what is said here: {len(kept.ids)} rows, with {100 * foreseen:.1f} % of the "
+            f"{name} was trimmed again for what is said here: {len(kept.ids)} rows, with {100 * expected:.1f} % of the "
             f"last tokens among them instead of {100 * covered:.1f} %, from the next start on"
         )
 
-    def _choice(self, original: Original, agreement: float) -> Kept:
-        """agreement: of the whole head."""
+    def _follows(self) -> bool:
+        trim = inspect(self._draft.path).trim
+        return trim is not None and trim.follows
+
+    def _choice(self, original: Original, agreement: float) -> tuple[Kept, float]:
+        """Rows, and the share of what was said lately that they foresee; agreement: of the whole head."""
         vocabulary = read_vocabulary(original.path, read_header(original.path))
         counts = whole(self.usage.counts)
-        return keep_number(vocabulary, counts, self._best(vocabulary, counts, agreement))
+        kept = keep_number(vocabulary, counts, self._best(vocabulary, counts, agreement))
+        return replace(kept, follows=True), foreseen(vocabulary, counts, len(kept.ids), self.usage.recent)
 
     def _best(self, vocabulary: Vocabulary, counts: NDArray[np.int64], agreement: float) -> int:
         sizes = sizes_of(self._target.shape, self._draft.shape)
@@ -99,7 +113,7 @@ class Retrimming:
 
 def whole(counts: NDArray[np.floating]) -> NDArray[np.int64]:
     """Decayed counts in whole numbers, one that is left of half a token among them."""
-    found: NDArray[np.int64] = np.rint(counts).astype(np.int64)
+    found: NDArray[np.int64] = np.floor(counts + 0.5).astype(np.int64)
     return found
 
 

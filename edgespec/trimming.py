@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,7 @@ def trim_drafter(asked: Asked, report: Report) -> tuple[Trimmed, Counted]:
     parts = headers(entry.path)
     check_trimmable(entry.path, parts)
     check_out(asked.out, parts)
+    _check_counts_file(asked, parts)
     vocabulary = read_vocabulary(entry.path, read_header(entry.path))
     counted = _counted(asked, entry, vocabulary, report)
     if asked.save_counts is not None:
@@ -73,6 +75,17 @@ def trim_drafter(asked: Asked, report: Report) -> tuple[Trimmed, Counted]:
     kept = _kept(asked, ids, entry, vocabulary, counted)
     made = trim(entry.path, asked.out, kept, counted.origin, lambda done: report(f"writing {asked.out.name}", done))
     return made, counted
+
+
+def _check_counts_file(asked: Asked, parts: Iterable[Path]) -> None:
+    """Raises BadSetting where counts would be written over a model."""
+    out = asked.save_counts
+    if out is None:
+        return
+    if out.absolute() == asked.out.absolute() or (out.exists() and any(os.path.samefile(out, part) for part in parts)):
+        raise BadSetting(f"--save-counts {out} is a model's file; name another one for the counts")
+    if not out.absolute().parent.is_dir():
+        raise BadSetting(f"there is no folder {out.absolute().parent} to write {out.name} into; make it first")
 
 
 def read_ids(path: Path) -> Ids:
@@ -111,7 +124,7 @@ def _counted(asked: Asked, entry: Entry, vocabulary: Vocabulary, report: Report)
 def _kept(asked: Asked, ids: Ids | None, entry: Entry, vocabulary: Vocabulary, counted: Counted) -> Kept:
     n_rows = _best(asked.model or "", entry, vocabulary, counted) if asked.best else asked.n_rows
     if n_rows is not None:
-        return keep_number(vocabulary, counted.counts, n_rows)
+        return replace(keep_number(vocabulary, counted.counts, n_rows), follows=asked.best)
     if asked.coverage is not None:
         return keep_coverage(vocabulary, counted.counts, asked.coverage)
     assert ids is not None

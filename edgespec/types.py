@@ -79,7 +79,7 @@ class Rows:
     """What a pass returned, one row a node, in the order asked; views valid until the context's next call.
 
     logits  float32 [n, k]
-    ids     int32 [k], the token id of each column; None: the column is the id
+    ids     int32 [k], ascending, the token id of each column; None: the column is the id
     """
 
     logits: Floats

@@ -248,6 +248,18 @@ def test_a_trimmed_drafter_drafts_and_counts_what_is_said(tmp_path: Path, monkey
     assert again.usage.counts.sum() == pytest.approx(len(answer.tokens), rel=1e-3)
 
 
+def test_one_file_that_cannot_be_kept_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when the first warning of closing throws away what was counted."""
+    monkeypatch.setenv("EDGESPEC_DATA_DIR", str(tmp_path / "data"))
+    path = cut(resolve("demo-draft").path, tmp_path / "t.gguf", 4096).path
+    with open_assistant(replace(DRAFTING, draft=str(path))) as assistant:
+        answer = assistant.answer([{"role": "user", "content": "How do I bake bread?"}], max_tokens=30)
+        monkeypatch.setattr(Planner, "save_learnt", lambda _: "the disk is full")
+        assert assistant.keep() == "the disk is full"
+    again = Retrimming(read_source("demo", resolve("demo").path), read_source("t", path))
+    assert again.usage.counts.sum() == pytest.approx(len(answer.tokens), rel=1e-3)
+
+
 def test_the_next_drafter_is_loaded_where_one_is_unusable(monkeypatch: pytest.MonkeyPatch, opened: Opened) -> None:
     """Fails when the plan names a drafter that nobody opens, or decodes plainly though another could draft."""
     drafters(monkeypatch, "demo-xdraft", "demo-draft")

@@ -27,8 +27,11 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Of a drafter that has nothing but what must stay."""
-    must = always_kept(vocabulary_of(DRAFT))
-    return trim(DRAFT, tmp_path / "t.gguf", Kept(must, None), "a test").path
+    return cut(tmp_path / "t.gguf", follows=True)
+
+
+def cut(out: Path, follows: bool, source: Path = DRAFT) -> Path:
+    return trim(source, out, Kept(always_kept(vocabulary_of(DRAFT)), None, follows), "a test").path
 
 
 def made(path: Path) -> Retrimming:
@@ -112,3 +115,55 @@ def test_counts_of_another_vocabulary_are_moved_aside(path: Path, tmp_path: Path
     assert "it counts another vocabulary" in str(again.warning)
     assert not again.usage.counts.any()
     assert made(path).warning is None
+
+
+def test_rows_that_the_user_chose_are_left_and_told_once(tmp_path: Path) -> None:
+    """Fails when --ids or --keep is undone behind the user's back, or said after every answer."""
+    path = cut(tmp_path / "mine.gguf", follows=False)
+    content = path.read_bytes()
+    one = made(path)
+    one.heard(said(4000))
+    line = one.tidy(0.7)
+    assert line is not None
+    assert line.startswith("mine.gguf holds 0.0 % of what was said here of late")
+    assert one.tidy(0.7) is None
+    assert path.read_bytes() == content
+
+
+def test_a_head_that_follows_still_follows_after_it_was_cut_again(path: Path) -> None:
+    """Fails when the second change of topic finds a head that counts as the user's choice."""
+    first = made(path)
+    first.heard(said(4000))
+    assert first.tidy(0.7) is not None
+    assert first.keep() is None
+    second = made(path)
+    second.heard(np.random.default_rng(1).choice(np.arange(6000, 6400), 8000).tolist())
+    line = second.tidy(0.7)
+    assert line is not None
+    assert "was trimmed again" in line
+
+
+def test_text_that_stays_the_same_settles(path: Path) -> None:
+    """Fails when rows are judged by the tokens that chose them, and every few answers rewrite the file."""
+    rng = np.random.default_rng(0)
+    share = 1 / np.arange(1, 8001)
+    one, n_written = made(path), 0
+    for _ in range(40):
+        one.heard(rng.choice(8000, 2500, p=share / share.sum()).tolist())
+        n_written += one.tidy(0.7) is not None
+    assert 1 <= n_written <= 3
+
+
+def test_an_original_that_was_replaced_is_not_cut(tmp_path: Path) -> None:
+    """Fails when rows of another model are filed under this drafter's name."""
+    source = tmp_path / "original.gguf"
+    source.write_bytes(DRAFT.read_bytes())
+    path = cut(tmp_path / "t.gguf", True, source)
+    one = made(path)
+    one.heard(said(4000))
+    content = path.read_bytes()
+    source.write_bytes(content)
+    line = one.tidy(0.7)
+    assert line is not None
+    assert "the drafter was not trimmed again" in line
+    assert path.read_bytes() == content

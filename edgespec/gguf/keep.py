@@ -25,6 +25,14 @@ from edgespec.types import Ids
 GROUP = 8
 _KINDS = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.BYTE)
 _DIGITS = frozenset(b"0123456789")
+# Texts that llama.cpp takes for ends whatever their type says (src/llama-vocab.cpp, special_eog_ids).
+_ENDS = frozenset(
+    """
+    <|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s> <|eom_id|>
+    <EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response> [e~[
+    <｜end▁of▁sentence｜>
+    """.encode().split()
+)
 
 Counts = NDArray[np.int64]
 
@@ -32,10 +40,11 @@ Counts = NDArray[np.int64]
 @dataclass(frozen=True)
 class Kept:
     """ids int32 [k], ascending; coverage: share of like text that they are expected to be, None where nothing was
-    counted."""
+    counted; follows: whether the choice was left to what pays, so that it may be made anew (retrimming.py)."""
 
     ids: Ids
     coverage: float | None
+    follows: bool = False
 
 
 def always_kept(vocabulary: Vocabulary) -> Ids:
@@ -46,7 +55,8 @@ def always_kept(vocabulary: Vocabulary) -> Ids:
         if vocabulary.types[token] != TokenType.NORMAL:
             continue
         bare = piece.strip(b" ")
-        if len(piece) == 1 or (len(bare) == 1 and bare[0] in _DIGITS) or (piece and not piece.strip(b"\r\n")):
+        digit, breaks = len(bare) == 1 and bare[0] in _DIGITS, piece and not piece.strip(b"\r\n")
+        if piece in _ENDS or len(piece) == 1 or digit or breaks:
             kept.add(token)
     return np.array(sorted(kept), np.int32)
 
@@ -95,6 +105,13 @@ def expected_coverage(vocabulary: Vocabulary, counts: Counts) -> Callable[[int],
     return lambda k: _expected(order, k, must, counts)
 
 
+def foreseen(vocabulary: Vocabulary, counts: Counts, k: int, tokens: Ids) -> float:
+    """Share of some of the counted tokens that would be among the k rows if each had not been counted itself."""
+    must = always_kept(vocabulary)
+    of = np.bincount(tokens, minlength=len(counts))
+    return _expected(_ordered(must, counts), _whole_groups(k, len(vocabulary)), must, counts, of)
+
+
 def check_counts(vocabulary: Vocabulary, counts: Counts, whose: str) -> None:
     """Raises BadSetting for counts of another vocabulary."""
     if len(counts) != len(vocabulary):
@@ -119,11 +136,13 @@ def _first(order: NDArray[np.int64], k: int, must: Ids, counts: Counts) -> Kept:
     return Kept(np.sort(order[:k]).astype(np.int32), _expected(order, k, must, counts) if counts.any() else None)
 
 
-def _expected(order: NDArray[np.int64], k: int, must: Ids, counts: Counts) -> float:
-    """Share of the counted tokens that would be among the first k if they had been counted once less each."""
+def _expected(order: NDArray[np.int64], k: int, must: Ids, counts: Counts, of: Counts | None = None) -> float:
+    """Share of the counted tokens (`of` them, None: all) that would be among the first k if they had been counted once
+    less each."""
+    of = counts if of is None else of
     if k == len(order):
         return 1.0
     kept, rival = order[:k], order[k]
     left, bar = counts[kept] - 1, counts[rival]
     stays = (left > bar) | ((left == bar) & (kept < rival)) | np.isin(kept, must)
-    return float(counts[kept[stays]].sum() / counts.sum())
+    return float(of[kept[stays]].sum() / of.sum())

@@ -9,6 +9,7 @@ rows to keep (keep.py).
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import struct
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import psutil
 from gguf.constants import GGUF_DEFAULT_ALIGNMENT, GGUF_VERSION, GGUFValueType
 
 from edgespec.errors import BadSetting, ModelUnusable
@@ -31,6 +33,10 @@ from edgespec.gguf.vocabulary import TOKENS
 
 CHUNK_BYTES = 4 << 20
 _CUT = frozenset({EMBEDDING, "output.weight", "output.bias"})
+# Other tables with a row for each token (src/models: deepseek4; nextn blocks of bailingmoe2, deepseek2 and others).
+_BY_ID = ("tid2eid", "nextn.embed_tokens", "nextn.shared_head_head")
+# Graphs that treat embeddings unlike ids, or refuse them (src/models/cogvlm.cpp, granite-switch.cpp).
+_OTHER_GRAPHS = frozenset({"cogvlm", "graniteswitch"})
 _MASK = "tokenizer.ggml.mask_token_id"
 
 Progress = Callable[[float], None]
@@ -66,6 +72,7 @@ def trim(source: Path, out: Path, kept: Kept, counts: str, progress: Progress = 
     digest = hashlib.sha256()
     for chunk in _chunks(parts):
         digest.update(chunk)
+        progress(0.0)
     facts = [
         count_entry(f"{PREFIX}version", VERSION),
         count_entry(f"{PREFIX}n_vocab", n_vocab),
@@ -76,6 +83,7 @@ def trim(source: Path, out: Path, kept: Kept, counts: str, progress: Progress = 
         string_entry(f"{PREFIX}sha256", digest.hexdigest()),
         string_entry(f"{PREFIX}counts", counts),
         *([] if kept.coverage is None else [float_entry(f"{PREFIX}coverage", kept.coverage)]),
+        *([count_entry(f"{PREFIX}follows", 1)] if kept.follows else []),
     ]
     head = _head(source, parts[source], len(ids), facts, tensors)
     with _whole_file(out) as file:
@@ -108,8 +116,13 @@ def check_trimmable(source: Path, parts: Mapping[Path, Header]) -> None:
             f"{source} has {n_vocab} tokens and an embedding of {tensors[EMBEDDING].shape[-1]} rows, so rows cannot be "
             "told by token; get a complete .gguf file of the model"
         )
+    if architecture in _OTHER_GRAPHS:
+        raise ModelUnusable(
+            f"{source} ({architecture}) treats embeddings unlike tokens, so its head cannot be trimmed; "
+            "use another drafter"
+        )
     for tensor in tensors.values():
-        by_id = tensor.name.startswith("per_layer_token_embd") or "tid2eid" in tensor.name
+        by_id = tensor.name.startswith("per_layer_token_embd") or any(part in tensor.name for part in _BY_ID)
         outside = not tensor.name.startswith("blk.") and tensor.shape[-1] == n_vocab and len(tensor.shape) > 1
         if by_id or (outside and tensor.name not in _CUT):
             raise ModelUnusable(
@@ -215,7 +228,12 @@ def _read(path: Path, start: int, n_bytes: int) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def _whole_file(out: Path) -> Iterator[BinaryIO]:
-    """A file that gets its name once all of it is on the disk; whatever interrupts, nothing is left of it."""
+    """A file that gets its name once all of it is on the disk; what interrupts leaves nothing of it, and what a killed
+    process left is removed."""
+    for left in out.parent.glob(f".{glob.escape(out.name)}.*.part"):
+        pid = left.name.split(".")[-2]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            left.unlink(missing_ok=True)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:

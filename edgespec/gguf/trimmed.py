@@ -29,7 +29,8 @@ _N_PIECES, _PIECE_BYTES = 64, 64 << 10
 class Trim:
     """n_vocab: tokens of the original; source: its first part, relative to the trimmed file's folder; source_bytes of
     all parts; mark as `mark` gives it; sha256 of all parts, one after the other; counts: what the choice of rows rests
-    on, in words; coverage: share of like text that is kept (keep.py), None where nothing was counted."""
+    on, in words; coverage: share of like text that is kept (keep.py), None where nothing was counted; follows: whether
+    rows may be chosen anew by what is said."""
 
     n_vocab: int
     source: str
@@ -38,6 +39,7 @@ class Trim:
     sha256: str
     counts: str
     coverage: float | None
+    follows: bool = False
 
 
 def read_trim(path: Path, metadata: Mapping[str, Value]) -> Trim | None:
@@ -58,7 +60,7 @@ def read_trim(path: Path, metadata: Mapping[str, Value]) -> Trim | None:
         raise ModelUnusable(
             f"{path} is damaged: what it says of its original is not all there; trim the original again"
         )
-    return Trim(coverage=coverage, **words, **sizes)  # type: ignore[arg-type]
+    return Trim(coverage=coverage, follows=metadata.get(f"{PREFIX}follows") == 1, **words, **sizes)  # type: ignore[arg-type]
 
 
 def kept_ids(path: Path, header: Header, n_vocab: int) -> Ids:

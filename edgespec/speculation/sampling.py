@@ -155,16 +155,22 @@ class Process:
         if not self.edits:
             return rows
         s, rows = self.sampling, rows.copy()
-        columns = None if ids is None else {int(t): c for c, t in enumerate(ids)}
+
+        def column(token: int) -> int:
+            if ids is None:
+                return token
+            at = int(np.searchsorted(ids, token))  # a dictionary of a trimmed head's ids costs more than it saves
+            return at if at < len(ids) and ids[at] == token else -1
+
         for row, path in zip(rows, paths, strict=True):
             for token, bias in s.logit_bias:
-                at = token if columns is None else columns.get(token, -1)
+                at = column(token)
                 if 0 <= at < len(row):
                     row[at] += bias
             recent = [*history[max(len(history) - s.penalty_last_n, 0) :].tolist(), *path]
             recent = recent[len(recent) - min(s.penalty_last_n, len(recent)) :]
             for token in set(recent):
-                at = token if columns is None else columns.get(token, -1)
+                at = column(token)
                 if at >= 0:
                     value = float(row[at])
                     value = value * s.repeat_penalty if value <= 0 else value / s.repeat_penalty

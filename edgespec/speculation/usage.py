@@ -47,6 +47,12 @@ class Usage:
         self._fold()
         return self._counts
 
+    @property
+    def recent(self) -> Ids:
+        """The last tokens, N_RECENT at most."""
+        self._fold()
+        return self._recent
+
     def coverage(self, ids: Ids) -> float | None:
         """Share of the last N_RECENT tokens that are among ids; None where fewer than LEAST_RECENT were seen."""
         self._fold()

@@ -75,4 +75,9 @@ def _counted(found: Any) -> Counted:
         if not isinstance(n, int) or isinstance(n, bool) or not 0 <= n < 1 << 40:
             raise ValueError(f"it counts token {token} {n!r:.20} times")
         counts[int(token)] = n
-    return Counted(counts, str(found.get("origin", "")) or "a file of counts")
+    return Counted(counts, _words(found.get("origin")) or "a file of counts")
+
+
+def _words(origin: object) -> str:
+    """What a file says of itself, as far as a terminal and a model's metadata can take it."""
+    return "".join(c for c in origin if c.isprintable())[:200] if isinstance(origin, str) else ""

@@ -174,3 +174,14 @@ def test_a_trimmed_drafter_without_its_original(demo: Command, tmp_path: Path) -
     assert "goes on reading its original, draft.gguf, and there is no" in said
     shutil.copyfile(DEMO / "demo.gguf", tmp_path / "draft.gguf")
     assert "bytes; now it has" in sentence(demo("run", "-p", "hi", "-m", "demo", "-d", path), 5)
+
+
+@pytest.mark.parametrize("place", ["out.gguf", "own.gguf", "nowhere/c.json"])
+def test_counts_are_not_written_over_a_model(command: Command, tmp_path: Path, text: Path, place: str) -> None:
+    """Fails when --save-counts replaces a drafter, or fails after minutes of answering."""
+    own = tmp_path / "own.gguf"
+    shutil.copyfile(DRAFT, own)
+    flags = ("--keep", "1k", "--text", str(text), "--save-counts", str(tmp_path / place))
+    said = refused(command, tmp_path, *flags, drafter=str(own))
+    assert ("is a model's file" in said) or ("there is no folder" in said)
+    assert own.read_bytes() == DRAFT.read_bytes()

@@ -7,7 +7,7 @@ import pytest
 from gguf import TokenType
 
 from edgespec.errors import BadSetting
-from edgespec.gguf.keep import always_kept, check_counts, keep_coverage, keep_named, keep_number
+from edgespec.gguf.keep import always_kept, check_counts, foreseen, keep_coverage, keep_named, keep_number
 from edgespec.gguf.vocabulary import Vocabulary
 from tests.cut import DEMO, DRAFT, vocabulary_of
 
@@ -36,6 +36,13 @@ def counted(**by_id: int) -> np.ndarray:
 def test_what_ends_and_steers_an_answer_stays() -> None:
     """Fails when an end, a line break, a digit or a byte could not be drafted; padding and numbers need not stay."""
     assert always_kept(SMALL).tolist() == MUST
+
+
+def test_texts_that_the_runtime_takes_for_ends_stay() -> None:
+    """Fails when a model whose file calls its end a normal token could never draft it."""
+    pieces = [*SMALL.pieces, b"<|im_end|>", b"<|im_start|>"]
+    types = np.append(SMALL.types, [NORMAL, NORMAL]).astype(np.int32)
+    assert always_kept(Vocabulary(pieces, types, SMALL.named)).tolist() == [*MUST, len(SMALL)]
 
 
 def test_the_demos_bytes_and_control_tokens_stay() -> None:
@@ -84,6 +91,13 @@ def test_coverage_is_that_of_text_that_was_not_counted() -> None:
     once = np.ones(len(WORDS), np.int64)
     assert keep_number(SMALL, once, 40).coverage == len(MUST) / len(WORDS)
     assert keep_number(SMALL, once, len(WORDS)).coverage == 1.0
+
+
+def test_what_was_said_lately_is_foreseen_by_the_rest_alone() -> None:
+    """Fails when a token that came up once is called foreseen because it was counted."""
+    counts = counted(_20=5, _30=9, _40=1, _41=1)
+    assert foreseen(SMALL, counts, 16, np.array([20, 30], np.int32)) == 1.0
+    assert foreseen(SMALL, counts, 16, np.array([20, 41, 41, 1], np.int32)) == 0.5
 
 
 def test_named_ids_stay_beside_those_that_must() -> None:

@@ -125,6 +125,29 @@ def _full(_: int) -> None:
     raise OSError("full")
 
 
+def test_hashing_the_original_can_be_stopped(tmp_path: Path) -> None:
+    """Fails when who asks waits until gigabytes were read, before a byte is written."""
+    asked: list[float] = []
+
+    def stop(done: float) -> None:
+        asked.append(done)
+        raise _Interrupt
+
+    with pytest.raises(_Interrupt):
+        trim(DRAFT, tmp_path / "t.gguf", Kept(some_ids(DRAFT, K), None), "a test", stop)
+    assert asked == [0.0]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    """Fails when every kill leaves a file as large as a model, or another process's half is taken away."""
+    dead, alive, other = (tmp_path / f".{name}.part" for name in ("t.gguf.99999999", "t.gguf.1", "u.gguf.99999999"))
+    for left in (dead, alive, other):
+        left.write_bytes(b"half")
+    cut(DRAFT, tmp_path / "t.gguf")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([alive.name, other.name, "t.gguf"])
+
+
 @pytest.mark.parametrize(
     ("meta", "weights", "says"),
     [
@@ -132,8 +155,10 @@ def _full(_: int) -> None:
         (META, (("token_embd.weight", (32, 5), 8, 170),), "3 tokens and an embedding of 5 rows"),
         (META, (*WEIGHTS, ("per_layer_token_embd.weight", (32, 3), 8, 102)), "looks up per_layer_token_embd.weight"),
         ({**META, "llama.rope.dimension_sections": [1, 2, 3]}, WEIGHTS, "more with an input than one row"),
+        (META, (*WEIGHTS, ("blk.1.nextn.embed_tokens.weight", (32, 3), 8, 102)), "looks up blk.1.nextn.embed_tokens"),
+        ({**META, "general.architecture": "cogvlm"}, WEIGHTS, "treats embeddings unlike tokens"),
     ],
-    ids=["no head", "rows", "per layer", "positions"],
+    ids=["no head", "rows", "per layer", "positions", "next tokens", "another graph"],
 )
 def test_a_model_whose_rows_cannot_be_cut(put, meta: dict[str, Value], weights, says: str) -> None:
     """Fails when a file is written that would draft nonsense."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -45,3 +46,20 @@ def test_a_file_that_holds_no_counts(tmp_path: Path, content: str, says: str) ->
     assert says in str(caught.value)
     with pytest.raises(BadSetting, match="cannot be read"):
         read_counts(tmp_path / "missing.json")
+
+
+@pytest.mark.parametrize("origin", [None, 5, ["a"], "", "\x1b\n"])
+def test_an_origin_that_says_nothing_is_a_file_of_counts(tmp_path: Path, origin: object) -> None:
+    """Fails when a number, or a terminal's control codes, stand where words are read."""
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({"n_vocab": 5, "origin": origin, "counts": {"1": 1}}))
+    assert read_counts(path).origin == "a file of counts"
+
+
+def test_an_origin_is_a_line(tmp_path: Path) -> None:
+    """Fails when a file's word for itself moves the cursor or fills the screen."""
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({"n_vocab": 5, "origin": "\x1b[2Jmine\n" + "x" * 500, "counts": {"1": 1}}))
+    found = read_counts(path).origin
+    assert found.startswith("[2Jminex")
+    assert len(found) == 200

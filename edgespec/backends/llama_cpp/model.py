@@ -13,7 +13,7 @@ import llama_cpp.llama_cpp as lib
 from edgespec.backends.llama_cpp import figures, pages, runtime
 from edgespec.backends.llama_cpp.context import LlamaContext
 from edgespec.backends.llama_cpp.load import LoadOptions, model_params
-from edgespec.backends.llama_cpp.trimmed import Inputs, TrimmedHead
+from edgespec.backends.llama_cpp.trimmed import TrimmedHead, inputs_of
 from edgespec.errors import BackendError, Cancelled, ModelUnusable
 from edgespec.types import ContextSpec
 
@@ -34,7 +34,7 @@ class LlamaModel:
     ) -> None:
         runtime.start()
         self._words: ctypes.c_void_p | None = None
-        self._inputs = Inputs(head) if head else None
+        self._inputs = inputs_of(head) if head else None
         given = model_params(options)
         params = given.struct
         stopped = False
@@ -63,6 +63,12 @@ class LlamaModel:
         self._options = options
         self._head = head
         self._n_columns = int(lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self._ptr)))
+        if head and len(head.ids) != self._n_columns:
+            self.close()
+            raise ModelUnusable(
+                f"{path.name} has {self._n_columns} rows and names {len(head.ids)} tokens: it was written anew while "
+                "it was opened; start again"
+            )
         self.n_vocab = head.table.n_vocab if head else self._n_columns
         self.n_ctx_train = int(lib.llama_model_n_ctx_train(self._ptr))
         self.weight_bytes = int(lib.llama_model_size(self._ptr))
@@ -76,6 +82,7 @@ class LlamaModel:
         if self._words is None:
             params = lib.llama_model_default_params()
             params.vocab_only = True
+            runtime.log.clear()
             self._words = lib.llama_model_load_from_file(os.fsencode(self._head.vocabulary), params)
             if not self._words:
                 raise ModelUnusable(

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from edgespec.backends.llama_cpp import runtime
-from edgespec.errors import BackendError
+from edgespec.errors import BackendError, ModelUnusable
 from edgespec.types import Floats, Ids
 
 # Rows kept converted, one place an id: what comes up again and again is read once.
@@ -71,6 +71,17 @@ class Inputs:
         """The model's own ids, and None; or, where some token has none, a row each, float32 [n, n_embd]."""
         own = self._own[tokens]
         return own, None if own.min(initial=0) >= 0 else self._rows(tokens)
+
+
+def inputs_of(head: TrimmedHead) -> Inputs:
+    """Raises BackendError, and ModelUnusable where the original's rows cannot be read."""
+    try:
+        return Inputs(head)
+    except (OSError, ValueError, IndexError) as error:
+        raise ModelUnusable(
+            f"the rows of {head.table.path.name}, from which this drafter was cut, cannot be read ({error}); "
+            "trim that file again, or use another drafter"
+        ) from error
 
 
 class EmbeddingRows:
