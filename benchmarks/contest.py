@@ -84,9 +84,10 @@ class Corner:
         kinds = Kinds(classes_of(self.target.pieces()))
         alone = "model" if "model" in arms else None
         every = {
-            name: Arm(Choice(name, ROWS, ROWS - 1, WIDTH), priors[name], None if name == "lookup" else alone)
-            for name in arms
+            name: Arm(Choice(name, ROWS, ROWS - 1, WIDTH), priors[name], alone) for name in arms if name != "lookup"
         }
+        if "lookup" in arms:
+            every["lookup"] = Arm(Choice("lookup", ROWS, ROWS - 1, WIDTH), priors["lookup"], by_node=True)
         return self.contestant(lambda _: GoodputController(every, LiveCost(self.curve), kinds))
 
     def contestant(self, controller: Callable[[dict[str, Drafter]], Controller]) -> Contestant:

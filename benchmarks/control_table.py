@@ -5,20 +5,12 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-BEGIN, END = "<!-- measured: benchmarks/control_table.py writes this -->", "<!-- /measured -->"
+from tables import RESULTS, ROOT, load, ranged, replaced
+
 SHAPES = {"1b-f16": "1B shape, f16", "1b-q4_0": "1B shape, Q4_0", "moe-q4_0": "mixture of experts, Q4_0"}
 FREE = "auto, no drafter"
-
-
-def load(name: str) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return result
 
 
 def table() -> str:
@@ -47,7 +39,7 @@ def _recorded(result: dict[str, Any]) -> str:
     for part, words in (("replay", "Recorded answers"), ("copies", "answers that copy their context")):
         if part in result:
             ratio = result[part]["ratio_to_plain"]["overall"][FREE]
-            said.append(f"{words} without a drafter: {_range(ratio)}, {result[part]['n_texts']} of them")
+            said.append(f"{words} without a drafter: {ranged(ratio)}, {result[part]['n_texts']} of them")
     return "; ".join(said) + "." if said else ""
 
 
@@ -63,9 +55,9 @@ def _generated(found: dict[str, Any]) -> list[str]:
     head = ["", *names, *(["auto, drafter, over the best fixed one"] if best else [])]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for group, own in ratios.items():
-        cells = [group.replace("_", " "), *(_range(own[name]) for name in names)]
+        cells = [group.replace("_", " "), *(ranged(own[name]) for name in names)]
         if best:
-            cells.append(f"{_range(best[group])}, {best[group]['best']}")
+            cells.append(f"{ranged(best[group])}, {best[group]['best']}")
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -75,7 +67,7 @@ def _order(name: str) -> int:
 
 
 def _alone(found: dict[str, Any]) -> str:
-    return ", ".join(f"{g.replace('_', ' ')} {_range(own[FREE])}" for g, own in found["ratio_to_plain"].items())
+    return ", ".join(f"{g.replace('_', ' ')} {ranged(own[FREE])}" for g, own in found["ratio_to_plain"].items())
 
 
 def _useless(found: dict[str, Any]) -> str:
@@ -110,15 +102,9 @@ def _ablation() -> list[str]:
     return lines
 
 
-def _range(ratio: dict[str, float]) -> str:
-    return f"{ratio['ratio']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
-
-
 def rendered(page: str) -> str:
     """The page with its tables written anew."""
-    head, _, rest = page.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n{table()}\n{END}{tail}"
+    return replaced(page, "control_table", table())
 
 
 if __name__ == "__main__":

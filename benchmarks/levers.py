@@ -28,9 +28,9 @@ from record import ROOT, paired_median, write
 from edgespec.assemble import open_assistant, open_workbench, planner_for
 from edgespec.assistant import Assistant
 from edgespec.backends.llama_cpp import figures, runtime
-from edgespec.backends.llama_cpp.context import context_params
 from edgespec.backends.llama_cpp.dimensions import dimensions
 from edgespec.backends.llama_cpp.load import LoadOptions, model_params
+from edgespec.backends.llama_cpp.parameters import context_params
 from edgespec.bench.methods import parse_methods
 from edgespec.memory.configuration import Configuration, as_opened
 from edgespec.settings import Settings

@@ -6,20 +6,12 @@ holds the command.
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-BEGIN, END = "<!-- measured: benchmarks/readme_table.py writes this -->", "<!-- /measured -->"
+from tables import ROOT, load, ranged, replaced
+
 KINDS = {"f16": "f16", "q4_0": "Q4_0"}
-
-
-def load(name: str) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return result
 
 
 def table() -> str:
@@ -44,9 +36,9 @@ def _speed() -> list[str]:
                 f"{rows['llama-server plain']['tokens_per_second']:.1f} tokens/s",
                 f"{_times(rows[mine][base])}, {mine.removeprefix('edgespec ')}",
                 f"{_times(rows[theirs][base])}, {theirs.removeprefix('llama-server ')}",
-                f"**{_range(final['auto_over_best']['decoding'])}**" if final.get("auto_over_best") else "-",
-                _range(final["best_over_best"]["decoding"]),
-                _range(final["best_over_best"]["whole_answer"]),
+                f"**{ranged(final['auto_over_best']['decoding'])}**" if final.get("auto_over_best") else "-",
+                ranged(final["best_over_best"]["decoding"]),
+                ranged(final["best_over_best"]["whole_answer"]),
                 _command(f"peers-1b-{kind}", result),
             ]
             lines.append("| " + " | ".join(cells) + " |")
@@ -82,7 +74,7 @@ def _first_token() -> list[str]:
                 f"{shown}, {name}",
                 f"{row['edgespec_ms']:.0f} ms",
                 f"{row['llama_server_ms']:.0f} ms",
-                _range(row["over_llama_server"]),
+                ranged(row["over_llama_server"]),
                 _command(f"peers_ttft-1b-{kind}", result),
             ]
             lines.append("| " + " | ".join(cells) + " |")
@@ -104,15 +96,9 @@ def _times(ratio: dict[str, float]) -> str:
     return f"{ratio['ratio']:.2f}x plain"
 
 
-def _range(ratio: dict[str, float]) -> str:
-    return f"{ratio['ratio']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
-
-
-def rendered(readme: str) -> str:
-    """The README with its tables written anew."""
-    head, _, rest = readme.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n{table()}\n{END}{tail}"
+def rendered(page: str) -> str:
+    """The page with its tables written anew."""
+    return replaced(page, "readme_table", table())
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from edgespec.backends.llama_cpp import runtime
 from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.backends.llama_cpp.selftest import HostFacts, host_facts, rows_agree
+from edgespec.candidates import insists
 from edgespec.chat.answer import Chat
 from edgespec.engine.ladder import Ladder
 from edgespec.engine.loop import Engine
@@ -24,7 +25,7 @@ from edgespec.memory.plan import Plan
 from edgespec.memory.pressure import read_once
 from edgespec.memory.reasons import described
 from edgespec.opening import Opening, begin_at
-from edgespec.planning import Planner, insists
+from edgespec.planning import Planner
 from edgespec.retrimming import Retrimming
 from edgespec.settings import Settings
 from edgespec.speculation.controllers import Controller
@@ -100,10 +101,10 @@ def _open(
 
         def keep() -> str | None:
             warned = (opening.keep(), planner.save_learnt(), retrimming.keep() if retrimming else None)
-            return next(filter(None, warned), None)
+            return "; ".join(filter(None, warned)) or None
 
         def tidy(awaited: Cancelled) -> str | None:
-            return retrimming.tidy(planner.agreement(), awaited) if retrimming else None
+            return retrimming.tidy(planner.known.acceptance.agreement, awaited) if retrimming else None
 
         stack.callback(keep)
         engine = Engine(ladder.setup, ladder=ladder, n_ctx_train=target.n_ctx_train, draws=draws_for(asked.verify))

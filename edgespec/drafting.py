@@ -112,15 +112,16 @@ class Drafting:
         asked = asked or self._asked
         arms = self._arms(c, asked) if asked.method == "auto" else {}
         if asked.method in SOURCES and asked.nodes is None and not c.choice.plain:
-            arms = {asked.method: Arm(c.choice, 1.0)}  # sized to what passes cost, but never switched off
+            # Sized to what passes cost, but never switched off.
+            arms = {asked.method: Arm(c.choice, 1.0, by_node=asked.method != "mix")}
+        learns: dict[str, Acceptance | ByPlace] = {"model": self._acceptance}
+        if self._by_place is not None:
+            learns["parallel"] = self._by_place
         if not arms or self._curve is None:
-            learns = {"model": self._acceptance, "parallel": self._by_place}
             return FixedController(c.choice, learns.get(c.choice.drafter))
         if self._kinds is None:
             self._kinds = Kinds(classes_of(self._pieces()))
-        made = GoodputController(
-            arms, LiveCost(self._curve), self._kinds, self._acceptance, plain=asked.method == "auto"
-        )
+        made = GoodputController(arms, LiveCost(self._curve), self._kinds, learns, plain=asked.method == "auto")
         self._learnt = {**self._learnt, "control": self._control_so_far()}
         made.take(self._kept("control"))
         self._control = made
@@ -139,7 +140,7 @@ class Drafting:
             if c.sources:
                 arms["mix"] = Arm(Choice("mix", c.choice.rows, depth, c.choice.width), expected + MIX_BONUS, alone)
         if c.sources and most > 2:
-            arms["lookup"] = Arm(Choice("lookup", most, depth, width), LOOKUP_GOODPUT)
+            arms["lookup"] = Arm(Choice("lookup", most, depth, width), LOOKUP_GOODPUT, by_node=True)
         return arms
 
     def unlearn(self) -> None:

@@ -10,6 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from edgespec.backends.llama_cpp.context import LlamaContext
 from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.model import LlamaModel
@@ -69,6 +71,19 @@ def trimmed_head(path: Path) -> TrimmedHead | None:
     return TrimmedHead(found.ids, table, found.path, found.architecture)
 
 
+def _planned_head(source: Source, opened: TrimmedHead | None = None) -> TrimmedHead | None:
+    """The head of a source that was trimmed. Raises DrafterUnusable where that was done again since it was planned
+    with, or since it was `opened`, and what trimmed_head raises."""
+    if source.shape.n_whole_vocab is None:
+        return None
+    head = trimmed_head(source.path)
+    if head is None or len(head.ids) != source.shape.n_vocab or (opened and not np.array_equal(head.ids, opened.ids)):
+        raise DrafterUnusable(
+            f"{source.name} was trimmed again since it was planned with; it drafts from the next start on"
+        )
+    return head
+
+
 def placed(options: LoadOptions, placement: Placement) -> LoadOptions:
     """How weights are loaded there; streamed ones as they lie in the file: a rearranged copy could not give way."""
     return replace(
@@ -99,8 +114,10 @@ class Drafters:
             with ExitStack() as own:
                 source = self.sources[name]
                 try:
-                    head = trimmed_head(source.path) if source.shape.n_whole_vocab is not None else None
+                    head = _planned_head(source)
                     model = self.loader.model(source.path, placement, own, head)
+                    if head is not None:
+                        _planned_head(source, head)
                     check_vocabulary(name, model, self.target, self.target_name)
                 except (Cancelled, DrafterUnusable):
                     raise

@@ -12,7 +12,8 @@ from pathlib import Path
 from edgespec import explain
 from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.selftest import HostFacts
-from edgespec.errors import BadSetting, DoesNotFit, DrafterUnusable, EdgespecError, ModelUnusable
+from edgespec.candidates import draft_source, insists, target_source
+from edgespec.errors import BadSetting, DoesNotFit, DrafterUnusable, EdgespecError
 from edgespec.memory import measure, survey
 from edgespec.memory.configuration import Configuration, Placement
 from edgespec.memory.footprint import CPU, Footprint
@@ -22,16 +23,16 @@ from edgespec.memory.pressure import MACHINE, Gauge, Marks, Reading, Watch
 from edgespec.memory.problem import Problem
 from edgespec.memory.report import MemoryReport
 from edgespec.memory.sizes import MIB
-from edgespec.memory.source import Source, read_source
+from edgespec.memory.source import Source
 from edgespec.memory.survey import Known, Machine
 from edgespec.memory.widen import with_sources
-from edgespec.settings import BY_MODEL, SOURCES, Settings
+from edgespec.settings import SOURCES, Settings
 from edgespec.speculation.acceptance import Acceptance, from_dict
 from edgespec.speculation.cost import Curve
 from edgespec.speculation.places import ByPlace, by_place_from_dict
 from edgespec.store import learnt
 from edgespec.store.corpus import Corpus
-from edgespec.store.registry import Entry, resolve
+from edgespec.store.registry import Entry
 from edgespec.types import ContextSpec
 
 # Less free than this share of what there was is a step down the ladder; so much must stay free behind a step up.
@@ -50,7 +51,7 @@ class Planner:
         """beside_bytes: what other processes of ours take. Raises what reading the files raises, DrafterUnusable."""
         self.asked, self._facts, self._entry = asked, facts, entry
         self.n_threads = explain.threads(asked)
-        self.target = _target_source(entry)
+        self.target = target_source(entry)
         self.why_plain = self._why_plain(asked)
         self.draft: Source | None = None
         self.passed_over: list[str] = []
@@ -166,7 +167,7 @@ class Planner:
         while self._untried:
             name = self._untried.pop(0)
             try:
-                self.draft, self.why_plain = _draft_source(self.asked, name), ""
+                self.draft, self.why_plain = draft_source(self.asked, name), ""
                 return
             except EdgespecError as error:
                 self.why_plain = self._passed(name, error)
@@ -207,19 +208,30 @@ class Planner:
 
     def _fitting(self, inner: Settings) -> tuple[Problem, Plan]:
         """With the weights in memory, else read from their file in every pass; raises DoesNotFit where not even what
-        lies beside them has room, BadSetting."""
+        lies beside them has room, BadSetting.
 
-        def made(streams: bool) -> tuple[Problem, Plan]:
-            found = survey.problem(inner, self.machine, self.target, self.draft, self.known, self.forecast, streams)
-            return found, plan(found)
-
+        What only a --context, a --kv or a --budget makes too large is refused: they are the user's word, and pages that
+        leave memory with every pass a bad answer to it.
+        """
         try:
-            return made(streams=False)
+            return self._made(inner, streams=False)
         except DoesNotFit:
-            if not survey.may_stream(inner, self.machine, self.target):
+            usual = replace(inner, context=None, kv=None, budget=None)
+            if usual != inner and self._fits(usual):
                 raise
-        found, known = made(streams=True), self.known
-        return made(streams=True) if self.knows(found[1]) and self.known is not known else found
+        found, known = self._made(inner, streams=True), self.known
+        return self._made(inner, streams=True) if self.knows(found[1]) and self.known is not known else found
+
+    def _made(self, inner: Settings, streams: bool) -> tuple[Problem, Plan]:
+        found = survey.problem(inner, self.machine, self.target, self.draft, self.known, self.forecast, streams)
+        return found, plan(found)
+
+    def _fits(self, inner: Settings) -> bool:
+        try:
+            self._made(inner, streams=False)
+        except DoesNotFit:
+            return False
+        return True
 
     def _check_rows(self, asked: Settings) -> None:
         """Raises BadSetting where no pass can have the rows that sources were asked for."""
@@ -284,10 +296,6 @@ class Planner:
         """What models may take of a budget that was named."""
         return None if self.asked.budget is None else self.asked.budget - self.machine.host.program_bytes
 
-    def agreement(self) -> float:
-        """Chance that the drafter's first child is the draw, as far as this pair is known."""
-        return float(self.known.acceptance.by_rank(False, 1)[0])
-
     def save_learnt(self) -> str | None:
         """Keep what answers taught; a warning where that failed."""
         if self.draft is None:
@@ -298,33 +306,3 @@ class Planner:
             return learnt.save(self.learnt_key(), self.known.acceptance.to_dict())
         except OSError as error:
             return f"what this conversation taught about speed was not kept: {error}"
-
-
-def insists(asked: Settings) -> bool:
-    """Whether a drafter that cannot draft is an error, not one to be passed over."""
-    return asked.draft not in (None, "none") or asked.method in BY_MODEL
-
-
-def _target_source(entry: Entry) -> Source:
-    """Raises what reading the file raises, and ModelUnusable for a trimmed drafter."""
-    source = read_source(entry.name, entry.path)
-    if source.shape.n_whole_vocab is not None:
-        raise ModelUnusable(
-            f"{entry.name} is a trimmed drafter: it can say {source.shape.n_vocab} of {source.shape.n_whole_vocab} "
-            "tokens, so it drafts for a model and cannot answer alone; name it with -d, and the model with -m"
-        )
-    return source
-
-
-def _draft_source(asked: Settings, name: str) -> Source:
-    """The drafter's file; raises an EdgespecError for one that cannot draft."""
-    found = resolve(name)
-    source = read_source(name, found.path, found.mask_token_id)
-    if asked.method == "parallel" and source.mask_token_id is None:
-        raise DrafterUnusable(
-            f"{name} cannot draft in parallel: neither its file (tokenizer.ggml.mask_token_id) nor models.toml "
-            "(mask_token_id) names a mask that it was taught to fill in; use --method model, or another drafter"
-        )
-    if source.shape.recurrent:
-        raise DrafterUnusable(f"{name} has a recurrent state, which cannot drop rejected tokens; use another")
-    return source

@@ -20,10 +20,10 @@ from edgespec.gguf.inspect import inspect
 from edgespec.gguf.keep import Kept, always_kept, expected_coverage, foreseen, keep_number
 from edgespec.gguf.original import Original, find_original
 from edgespec.gguf.trim import trim
-from edgespec.gguf.vocabulary import Vocabulary, read_vocabulary
-from edgespec.memory.rows import DEPTH, best_rows, sizes_of
+from edgespec.gguf.vocabulary import read_vocabulary
+from edgespec.memory.rows import best_for
 from edgespec.memory.source import Source
-from edgespec.speculation.usage import Usage
+from edgespec.speculation.usage import LEAST_RECENT, Usage
 from edgespec.store import learnt, tables
 
 # Less of what was said lately than this is foreseen: trim again, if that foresees so much more.
@@ -42,7 +42,8 @@ class Retrimming:
     def __init__(self, target: Source, draft: Source) -> None:
         """Raises OSError where a file cannot be read, and what finding the drafter's original raises."""
         self._target, self._draft = target, draft
-        self._original: Original | None = _original(draft)
+        self._original: Original | None = _original(draft)[0]  # None: nothing is to be done any more
+        self._n_more = 0  # tokens to be said before rows are judged again
         self._key = learnt.key(target.path, self._original.path, "emitted")
         self.usage = Usage(self._original.n_vocab)
         found = tables.load(self._key)
@@ -53,62 +54,72 @@ class Retrimming:
     def heard(self, tokens: Sequence[int]) -> None:
         """Tokens of an answer."""
         self.usage.observe(tokens)
+        self._n_more -= len(tokens)
 
     def keep(self) -> str | None:
         """Save the counts; a warning where that failed."""
         return tables.save(self._key, self.usage.arrays())
 
-    def tidy(self, agreement: float, cancelled: Callable[[], bool] = lambda: False) -> str | None:
+    def tidy(self, agreement: Callable[[float], float], cancelled: Callable[[], bool] = lambda: False) -> str | None:
         """Trim again where too little of what was said lately is kept; a line about it, None where nothing was done.
 
-        agreement: chance that this head's draft is the target's draw. Cancelled in the middle, the old file stands.
+        agreement: chance that the draft of the whole head is the target's draw, for the share of draws that this one
+        has rows for. Cancelled in the middle, the old file stands, and it is tried again.
         """
-        if self._original is None:
+        if self._original is None or self._n_more > 0 or not self._misses(self._original):
             return None
-        covered = self.usage.coverage(self._original.ids)
-        if covered is None or covered >= LEAST_COVERAGE:
-            return None
-        stop = _stopping(cancelled)
         try:
-            stop(0.0)
-            original = _original(self._draft)  # it may have been replaced since the start
-            follows, name = self._follows(), self._draft.path.name
-            kept, expected = self._choice(original, min(agreement / max(covered, agreement), MOST_AGREEMENT))
-            if expected < covered + LEAST_GAIN:
-                return None
-            if not follows:
-                self._original = None
-                return (
-                    f"{name} holds {100 * covered:.1f} % of what was said here of late, and would hold "
-                    f"{100 * expected:.1f} % with other rows; trim it again (--keep auto lets idle time do that)"
-                )
-            trim(original.path, self._draft.path, kept, "tokens emitted here", stop)
+            said = self._judge(agreement, _stopping(cancelled))
         except _Stopped:
             return None
         except (EdgespecError, OSError, ValueError) as error:
-            self._original = None  # not tried again in this process
+            self._original = None
             return f"the drafter was not trimmed again: {error}"
-        self._original = replace(original, ids=kept.ids)
+        self._n_more = LEAST_RECENT
+        return said
+
+    def _misses(self, original: Original) -> bool:
+        covered = self.usage.coverage(original.ids)
+        return covered is not None and covered < LEAST_COVERAGE
+
+    def _judge(self, agreement: Callable[[float], float], stop: Callable[[float], None]) -> str | None:
+        """Once rows were cut, or the user told, nothing more is done in this process."""
+        stop(0.0)
+        original, follows = _original(self._draft)  # another process may have trimmed it since
+        if not self._misses(original):
+            return None
+        covered, name = self.usage.coverage(original.ids) or 0.0, self._draft.path.name
+        kept, expected = self._choice(original, min(agreement(covered), MOST_AGREEMENT), stop)
+        if expected < covered + LEAST_GAIN:
+            return None
+        if not follows:
+            self._original = None
+            return (
+                f"{name} holds {100 * covered:.1f} % of what was said here of late, and would hold "
+                f"{100 * expected:.1f} % with other rows; trim it again (--keep auto lets idle time do that)"
+            )
+        trim(original.path, self._draft.path, kept, "tokens emitted here", stop)
+        self._original = None
         return (
             f"{name} was trimmed again for what is said here: {len(kept.ids)} rows, with {100 * expected:.1f} % of the "
             f"last tokens among them instead of {100 * covered:.1f} %, from the next start on"
         )
 
-    def _follows(self) -> bool:
-        trim = inspect(self._draft.path).trim
-        return trim is not None and trim.follows
-
-    def _choice(self, original: Original, agreement: float) -> tuple[Kept, float]:
+    def _choice(self, original: Original, agreement: float, stop: Callable[[float], None]) -> tuple[Kept, float]:
         """Rows, and the share of what was said lately that they foresee; agreement: of the whole head."""
         vocabulary = read_vocabulary(original.path, read_header(original.path))
-        counts = whole(self.usage.counts)
-        kept = keep_number(vocabulary, counts, self._best(vocabulary, counts, agreement))
-        return replace(kept, follows=True), foreseen(vocabulary, counts, len(kept.ids), self.usage.recent)
+        stop(0.0)
+        counts, least = whole(self.usage.counts), len(always_kept(vocabulary))
+        coverage = expected_coverage(vocabulary, counts)
 
-    def _best(self, vocabulary: Vocabulary, counts: NDArray[np.int64], agreement: float) -> int:
-        sizes = sizes_of(self._target.shape, self._draft.shape)
-        least = len(always_kept(vocabulary))
-        return best_rows(least, len(vocabulary), expected_coverage(vocabulary, counts), sizes, agreement, DEPTH)
+        def asked(k: int) -> float:
+            stop(0.0)
+            return coverage(k)
+
+        k = best_for(self._target.shape, self._draft.shape, least, asked, agreement)
+        kept = replace(keep_number(vocabulary, counts, k), follows=True)
+        stop(0.0)
+        return kept, foreseen(vocabulary, counts, len(kept.ids), self.usage.recent)
 
 
 def whole(counts: NDArray[np.floating]) -> NDArray[np.int64]:
@@ -117,11 +128,12 @@ def whole(counts: NDArray[np.floating]) -> NDArray[np.int64]:
     return found
 
 
-def _original(draft: Source) -> Original:
+def _original(draft: Source) -> tuple[Original, bool]:
+    """The whole drafter, and whether its rows may be chosen anew."""
     trim = inspect(draft.path).trim
     if trim is None:
         raise ModelUnusable(f"{draft.path} is no trimmed drafter by now; name it again with -d")
-    return find_original(draft.path, read_header(draft.path), trim)
+    return find_original(draft.path, read_header(draft.path), trim), trim.follows
 
 
 def _stopping(cancelled: Callable[[], bool]) -> Callable[[float], None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from edgespec.gguf.keep import (
     Kept,
     always_kept,
     check_counts,
+    check_share,
     expected_coverage,
     keep_coverage,
     keep_named,
@@ -26,7 +27,7 @@ from edgespec.gguf.keep import (
 from edgespec.gguf.shape import read_shape
 from edgespec.gguf.trim import Trimmed, check_out, check_trimmable, trim
 from edgespec.gguf.vocabulary import Vocabulary, read_vocabulary
-from edgespec.memory.rows import DEPTH, best_rows, sizes_of
+from edgespec.memory.rows import best_for
 from edgespec.settings import Settings
 from edgespec.speculation.acceptance import Acceptance
 from edgespec.store.counts import Counted, read_counts, write_counts
@@ -67,8 +68,10 @@ def trim_drafter(asked: Asked, report: Report) -> tuple[Trimmed, Counted]:
     parts = headers(entry.path)
     check_trimmable(entry.path, parts)
     check_out(asked.out, parts)
-    _check_counts_file(asked, parts)
+    if asked.save_counts is not None:
+        _check_counts_file(asked.save_counts, asked.out)
     vocabulary = read_vocabulary(entry.path, read_header(entry.path))
+    _check_rows(asked, ids, vocabulary)
     counted = _counted(asked, entry, vocabulary, report)
     if asked.save_counts is not None:
         write_counts(asked.save_counts, counted)
@@ -77,15 +80,28 @@ def trim_drafter(asked: Asked, report: Report) -> tuple[Trimmed, Counted]:
     return made, counted
 
 
-def _check_counts_file(asked: Asked, parts: Iterable[Path]) -> None:
-    """Raises BadSetting where counts would be written over a model."""
-    out = asked.save_counts
-    if out is None:
-        return
-    if out.absolute() == asked.out.absolute() or (out.exists() and any(os.path.samefile(out, part) for part in parts)):
-        raise BadSetting(f"--save-counts {out} is a model's file; name another one for the counts")
-    if not out.absolute().parent.is_dir():
-        raise BadSetting(f"there is no folder {out.absolute().parent} to write {out.name} into; make it first")
+def _check_counts_file(path: Path, out: Path) -> None:
+    """Raises BadSetting where counts could not be written, or over anything else than counts."""
+    if not path.absolute().parent.is_dir():
+        raise BadSetting(f"there is no folder {path.absolute().parent} to write {path.name} into; make it first")
+    if path.absolute() == out.absolute():
+        raise BadSetting(f"--save-counts {path} is the trimmed drafter's file; name another one for the counts")
+    if os.path.lexists(path):
+        try:
+            read_counts(path)
+        except BadSetting:
+            raise BadSetting(f"--save-counts {path} is there and holds no counts; name another file for them") from None
+
+
+def _check_rows(asked: Asked, ids: Ids | None, vocabulary: Vocabulary) -> None:
+    """Raises BadSetting for rows that there cannot be, before minutes of answering."""
+    nothing = np.zeros(len(vocabulary), np.int64)
+    if asked.n_rows is not None:
+        keep_number(vocabulary, nothing, asked.n_rows)
+    elif asked.coverage is not None:
+        check_share(asked.coverage)
+    elif ids is not None:
+        keep_named(vocabulary, nothing, ids)
 
 
 def read_ids(path: Path) -> Ids:
@@ -135,8 +151,6 @@ def _best(model: str, entry: Entry, vocabulary: Vocabulary, counted: Counted) ->
     """Rows with the best predicted goodput under the model, for a pair of which nothing is known."""
     if not counted.n_tokens:
         raise BadSetting("--keep auto needs counts, and 0 tokens were counted; give a text, prompts or a counts file")
-    sizes = sizes_of(read_shape(resolve(model).path), read_shape(entry.path))
-    agreement = float(Acceptance().by_rank(False, 1)[0])
-    least = len(always_kept(vocabulary))
+    target, draft = read_shape(resolve(model).path), read_shape(entry.path)
     coverage = expected_coverage(vocabulary, counted.counts)
-    return best_rows(least, len(vocabulary), coverage, sizes, agreement, DEPTH)
+    return best_for(target, draft, len(always_kept(vocabulary)), coverage, Acceptance().agreement())

@@ -18,6 +18,7 @@ from edgespec.speculation.controllers import FixedController
 from edgespec.speculation.cost import Curve
 from edgespec.speculation.drafters.sampled import SampledDrafter
 from edgespec.speculation.goodput import GoodputController
+from edgespec.speculation.places import ByPlace
 from edgespec.speculation.sampling import Noise, Process
 from edgespec.types import PLAIN, Choice, ContextSpec, Sampling, Verdict
 from tests.speculation.rounds import Rounds, always
@@ -90,6 +91,19 @@ def test_auto_decides_between_what_the_plan_has_room_for() -> None:
     assert arms(made.controller(DRAFTS)) == {"none", "model", "mix", "lookup"}
     assert arms(made.controller(ALONE)) == {"none", "lookup"}
     assert arms(made.controller(replace(DRAFTS, sources=False))) == {"none", "model"}
+
+
+@pytest.mark.parametrize("own", ["model", "parallel"])
+@pytest.mark.parametrize("curve", [CURVE, None], ids=["decided each round", "as planned"])
+def test_rounds_teach_the_next_plan_about_the_drafter_that_drafted(own: str, curve: Curve | None) -> None:
+    """Fails when a parallel drafter's rounds are lost under auto, or count for the drafter's trees."""
+    acceptance, by_place = Acceptance(), ByPlace()
+    made = Drafting(Settings(), MODEL.pieces, acceptance, curve, by_place=by_place)
+    before = {"model": acceptance.to_dict(), "parallel": by_place.to_dict()}
+    controller = made.controller(replace(DRAFTS, choice=replace(TREE, drafter=own), sources=False))
+    Rounds(controller, {own: always(0.7)}, CURVE).steps(30)
+    after = {"model": acceptance.to_dict(), "parallel": by_place.to_dict()}
+    assert [name for name in before if after[name] != before[name]] == [own]
 
 
 def test_without_a_curve_the_plan_decides() -> None:

@@ -21,7 +21,7 @@ LAYERS = (
     ("opening",),
     ("remembering", "retrimming"),
     ("planning", "loading"),
-    ("drafting",),
+    ("drafting", "candidates"),
     ("assistant", "explain", "passage"),
     ("chat",),
     ("engine",),

@@ -19,13 +19,15 @@ from edgespec.backends.llama_cpp.model import LlamaModel
 from edgespec.backends.llama_cpp.trimmed import TrimmedHead
 from edgespec.drafting import Drafting
 from edgespec.errors import Cancelled, DoesNotFit, DrafterUnusable, ModelUnusable
+from edgespec.gguf.keep import Kept, always_kept
+from edgespec.gguf.trim import trim
 from edgespec.loading import Drafters, Loader, build, check_vocabulary, placed
 from edgespec.memory.configuration import DraftModel, Placement
 from edgespec.settings import Settings
 from edgespec.speculation.acceptance import Acceptance
 from edgespec.speculation.sampling import Noise, Process
 from edgespec.types import Choice, ContextSpec, Sampling, Verdict
-from tests.cut import DRAFT, cut
+from tests.cut import DRAFT, cut, vocabulary_of
 
 WORDS = (b"a", b"b", b"c", b"d")
 HERE, THERE = Placement(), Placement(3)
@@ -120,6 +122,28 @@ def test_weights_are_loaded_once_a_place(drafters: Drafters) -> None:
     assert not any(w.options.extra_buffers for w in Weights.alive)
 
 
+def trimmed_source(path: Path) -> Any:
+    return SimpleNamespace(name="good", path=path, shape=SimpleNamespace(n_whole_vocab=8192, n_vocab=1024))
+
+
+@pytest.mark.parametrize("k", [1024, 2048], ids=["other rows", "more rows"])
+def test_a_drafter_that_was_trimmed_again_waits_for_the_next_start(drafters: Drafters, tmp_path: Path, k: int) -> None:
+    """Fails when a step up the ladder loads more bytes than the plan counted, or rows under other ids' names."""
+    path = cut(DRAFT, tmp_path / "good.gguf").path
+    drafters.sources["good"] = trimmed_source(path)
+    load = drafters.loader.model
+
+    def trimmed_meanwhile(*args: Any) -> Any:
+        ids = np.union1d(always_kept(vocabulary_of(DRAFT)), np.arange(8192 - k, 8192))[-k:].astype(np.int32)
+        trim(DRAFT, path, Kept(ids, None), "a test")
+        return load(*args)
+
+    object.__setattr__(drafters, "loader", SimpleNamespace(model=trimmed_meanwhile))
+    with pytest.raises(DrafterUnusable, match="it drafts from the next start on"):
+        drafters.get("good", HERE)
+    assert not Weights.alive
+
+
 def test_a_trimmed_drafter_is_loaded_with_its_head_and_not_without_its_original(
     drafters: Drafters, tmp_path: Path
 ) -> None:
@@ -127,7 +151,7 @@ def test_a_trimmed_drafter_is_loaded_with_its_head_and_not_without_its_original(
     original = tmp_path / "draft.gguf"
     shutil.copyfile(DRAFT, original)
     path = cut(original, tmp_path / "good.gguf").path
-    drafters.sources["good"] = cast(Any, SimpleNamespace(path=path, shape=SimpleNamespace(n_whole_vocab=8192)))
+    drafters.sources["good"] = trimmed_source(path)
     head = cast(Any, drafters.get("good", HERE)).head
     assert (head.vocabulary, head.table.n_vocab, head.table.row_bytes, len(head.ids)) == (original, 8192, 272, 1024)
     original.unlink()

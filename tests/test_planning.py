@@ -11,12 +11,13 @@ import pytest
 
 from edgespec import explain
 from edgespec.backends.llama_cpp.selftest import HostFacts
+from edgespec.candidates import insists
 from edgespec.errors import BadSetting, DoesNotFit, DrafterUnusable, ModelUnusable
 from edgespec.gguf.shape import Shape, read_shape
 from edgespec.memory.configuration import Placement
 from edgespec.memory.pressure import Gauge, Reading
 from edgespec.memory.sizes import GIB, MIB
-from edgespec.planning import Planner, insists
+from edgespec.planning import Planner
 from edgespec.settings import Settings
 from edgespec.speculation.acceptance import Acceptance
 from edgespec.speculation.cost import Curve
@@ -192,7 +193,7 @@ def test_without_a_draft_nothing_drafts_from_then_on() -> None:
 def masked(monkeypatch: pytest.MonkeyPatch) -> None:
     """models.toml says of the demo's drafter that it was taught to fill in masks."""
     entry = replace(resolve("demo-draft"), mask_token_id=8191)
-    monkeypatch.setattr("edgespec.planning.resolve", lambda name: entry if name == "demo-draft" else resolve(name))
+    monkeypatch.setattr("edgespec.candidates.resolve", lambda name: entry if name == "demo-draft" else resolve(name))
 
 
 def test_parallel_drafting_needs_a_mask() -> None:

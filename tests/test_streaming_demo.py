@@ -59,7 +59,6 @@ def test_a_model_that_does_not_fit_runs_and_says_what_it_says(
 
     monkeypatch.setattr(calibrate, "measure_wide", measured)
     monkeypatch.setattr(survey, "_check_weights", no_room)
-    monkeypatch.setattr(survey, "may_stream", lambda *_: True)
     loaded: list[bool] = []
     streamed, plan = answer(settings, loaded, monkeypatch)
     assert plan["streaming"].startswith("streamed from disk")

@@ -45,6 +45,8 @@ NOISE_LEAST, NOISE_MOST = 0.03, 0.10
 FAR_APART = (64, 256, 16, 1, 128, 32, 512)
 DEARER, RISES = 2.0, 1.6
 WIDE_BUDGET_S = 60.0
+# A cancel reaches into passes that take longer: asking costs a call for every node of the graph.
+SLOW_MS = 1000.0
 # So many more passes must fit into the budget where a first one only warms up.
 FEW_MORE = 6
 # A pass begins only if its predicted time, with this margin, fits into what is left.
@@ -134,7 +136,8 @@ def measure_wide(
 
     A lone row is timed three times, the first of which warms up; what its other two differ by is the noise. Widths
     beyond the knee are left out. Where a pass is that slow, the first one counts, and the first wide one is timed
-    whatever it takes: without it every row would seem to cost a pass. Raises what `measure` raises.
+    whatever it takes: without it every row would seem to cost a pass. So is a lone one again that took longer.
+    Raises what `measure` raises.
     """
     start = context.length(SLOT)
     passes = _passes(context, n_vocab, budget_s, clock, cancelled, text)
@@ -148,6 +151,8 @@ def measure_wide(
             due = len(passes.times) == 1 or passes.affords(DEARER * dearest)
             if width <= context.caps.max_nodes and passes.could_matter(width) and due:
                 passes.add(width)
+        if passes.times[1][0] > min(times[0] for times in passes.times.values()):  # it found the file out of memory
+            passes.add(1)
         shortest = {width: passes.times[width][0] for width in sorted(passes.times)}
         return Curve(start, tuple(shortest), tuple(shortest.values()), noise=noise(passes.times))
     finally:
@@ -176,7 +181,8 @@ class _Passes:
             raise Cancelled("stopped while timing passes")
         span = Span(SLOT, chain(self._tokens(width).tolist()), np.arange(width, dtype=np.int32))
         start = self._clock()
-        self._context.evaluate([span])
+        slow = any(times[0] > SLOW_MS for times in self.times.values())
+        self._context.evaluate([span], self._cancelled if slow else None)
         ms = max(1e3 * (self._clock() - start), 1e-6)
         self._context.keep(SLOT, [])
         self._ms_per_token = min(self._ms_per_token, ms / width)

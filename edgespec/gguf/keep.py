@@ -77,8 +77,7 @@ def keep_number(vocabulary: Vocabulary, counts: Counts, k: int) -> Kept:
 def keep_coverage(vocabulary: Vocabulary, counts: Counts, coverage: float) -> Kept:
     """As few rows as are expected to make up that share of like text, in whole groups; raises BadSetting for a share
     outside 0..1, or where nothing was counted."""
-    if not 0 < coverage <= 1:
-        raise BadSetting(f"--coverage is {coverage:g} but must be above 0 and at most 1; 0.995 is usual")
+    check_share(coverage)
     if not counts.any():
         raise BadSetting("--coverage needs counts, and 0 tokens were counted; give a text, prompts or a counts file")
     must = always_kept(vocabulary)
@@ -86,6 +85,12 @@ def keep_coverage(vocabulary: Vocabulary, counts: Counts, coverage: float) -> Ke
     every = range(len(must), len(vocabulary) + 1)
     k = every[bisect_left(every, coverage, key=lambda n: _expected(order, n, must, counts) + 1e-12)]
     return _first(order, _whole_groups(k, len(vocabulary)), must, counts)
+
+
+def check_share(coverage: float) -> None:
+    """Raises BadSetting for one outside 0..1."""
+    if not 0 < coverage <= 1:
+        raise BadSetting(f"--coverage is {coverage:g} but must be above 0 and at most 1; 0.995 is usual")
 
 
 def keep_named(vocabulary: Vocabulary, counts: Counts, ids: Ids) -> Kept:

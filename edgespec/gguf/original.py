@@ -44,9 +44,9 @@ def find_original(path: Path, header: Header, trim: Trim) -> Original:
 
 def _places(path: Path, trim: Trim) -> list[Path]:
     """Where a file lies that may be the original; raises ModelUnusable where there is none."""
-    stored = Path(os.path.normpath(path.parent / trim.source))
+    stored = Path(os.path.normpath(path.resolve().parent / trim.source))  # a link may name the trimmed file
     beside = path.parent / stored.name
-    found = [place for place in dict.fromkeys((beside, stored)) if place.is_file()]
+    found = [place for place in dict.fromkeys((beside, stored)) if os.path.isfile(place)]
     if not found:
         where = f"{stored}" if stored == beside else f"{stored} or {beside}"
         raise ModelUnusable(

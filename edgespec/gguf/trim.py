@@ -233,7 +233,8 @@ def _whole_file(out: Path) -> Iterator[BinaryIO]:
     for left in out.parent.glob(f".{glob.escape(out.name)}.*.part"):
         pid = left.name.split(".")[-2]
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            left.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it may be another user's
+                left.unlink(missing_ok=True)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as file:

@@ -23,7 +23,8 @@ _STEPS = 4
 
 @dataclass(frozen=True)
 class Bytes:
-    """What a step reads: of the target, of the drafter without its head, of one row of its head."""
+    """What a step reads: of the target (of a mixture the experts that serve a token), of the drafter without its head,
+    of one row of its head."""
 
     target: int
     body: int
@@ -34,7 +35,8 @@ def sizes_of(target: Shape, draft: Shape) -> Bytes:
     """Of a drafter, whole or trimmed; its embedding is read as a head or, a row at a time, hardly at all."""
     head = next((t for t in draft.head if t.name == "output.weight"), draft.embedding)
     body = draft.weight_bytes - sum(t.n_bytes for t in (draft.embedding, *draft.head))
-    return Bytes(target.weight_bytes, body, head.n_bytes // head.shape[1])
+    idle = target.expert_bytes * (1 - target.n_expert_used / target.n_expert) if target.n_expert else 0
+    return Bytes(target.weight_bytes - round(idle), body, head.n_bytes // head.shape[1])
 
 
 def goodput(k: int, coverage: float, sizes: Bytes, agreement: float, depth: int) -> float:
@@ -54,6 +56,12 @@ def best_rows(
     """
     tried = candidates(least, n_vocab)
     return max(tried, key=lambda k: goodput(k, coverage(k), sizes, agreement, depth))
+
+
+def best_for(target: Shape, draft: Shape, least: int, coverage: Callable[[int], float], agreement: float) -> int:
+    """The same under a target of which that is known; draft: whole, or trimmed from the whole."""
+    n_vocab = draft.n_whole_vocab or draft.n_vocab
+    return best_rows(least, n_vocab, coverage, sizes_of(target, draft), agreement, DEPTH)
 
 
 def candidates(least: int, n_vocab: int) -> Sequence[int]:

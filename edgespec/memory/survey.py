@@ -198,15 +198,6 @@ def problem(
     )
 
 
-def may_stream(settings: Settings, machine: Machine, target: Source) -> bool:
-    """Whether a model that does not fit may be read from its file in every pass: where the machine has no room for its
-    weights, or for what must lie beside them. What only a --context, a --kv or a --budget makes too large is refused:
-    they are the user's word, and pages that leave memory with every pass a bad answer to it."""
-    if (settings.context, settings.kv, settings.budget) == (None, None, None):
-        return True
-    return target.shape.weight_bytes + machine.host.beside_bytes > machine.free_bytes
-
-
 def _methods(draft: Source, machine: Machine, known: Known) -> tuple[Method, ...]:
     """What a drafter's file can do."""
     wave = times(draft, known.draft_curve, known.draft_placement, machine.host)

@@ -55,6 +55,7 @@ class Worker:
         self._assistant: Assistant | None = None
         self._said, self._said_at = "", 0.0
         self._saving = threading.Lock()
+        self._closing = False
         self._unsaved: str | None = None
         self._untidy = False
         self._untold: list[Notice] = []
@@ -68,7 +69,8 @@ class Worker:
                 elif isinstance(order, Load | Probe | Generate):
                     self._orders.put(order)
         finally:
-            # What the last answer taught is being saved when a face closes right behind it.
+            # What the last answer taught is being saved when a face closes right behind it, or a head is being cut.
+            self._closing = True
             self._saving.acquire(timeout=SAVING_S)
             leave()
 
@@ -97,7 +99,8 @@ class Worker:
         if self._assistant is None:
             return
         try:
-            said = self._assistant.tidy(lambda: not self._orders.empty())
+            with self._saving:
+                said = self._assistant.tidy(lambda: self._closing or not self._orders.empty())
         except Exception:  # nobody asked for it
             traceback.print_exc()
             return

@@ -72,6 +72,17 @@ class Acceptance:
         chances: NDArray[np.float64] = hazard * left
         return chances[:width]
 
+    def agreement(self, coverage: float = 1.0) -> float:
+        """Chance that the first child of the drafter's whole head is the draw, by the kind of round that was seen most.
+
+        coverage: share of draws that had a row in the head that was seen; others could not be drafted.
+        """
+        kind = max(self._counts, key=lambda kind: (self._counts[kind][1, 0], kind == "sampled chain"))
+        hits, seen = self._counts[kind][:, 0]
+        share = hits / seen if seen else 0.0
+        whole = share / max(coverage, share) if share else 0.0
+        return float((PRIOR_WEIGHT * self._priors[kind][0] + seen * whole) / (PRIOR_WEIGHT + seen))
+
     def to_dict(self) -> dict[str, Any]:
         """Lists of numbers, for a JSON file; `from_dict` reads them back."""
         return {kind: counts.tolist() for kind, counts in self._counts.items()}

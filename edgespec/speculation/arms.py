@@ -36,11 +36,13 @@ class Arm:
     """What may draft, and the goodput expected of it.
 
     drafter  the arm that shows alone what the drafter of this one is good for, which may be itself; None: without one
+    by_node  its time goes with the nodes of a tree, not with the waves that a model reads
     """
 
     choice: Choice
     expected: float
     drafter: str | None = None
+    by_node: bool = False
 
 
 @dataclass
@@ -59,6 +61,7 @@ class Record:
     landed: float = 0.0  # rounds in which something was accepted, and rounds that drafted, both discounted
     drafted: float = 0.0
     drafter: str | None = None
+    by_node: bool = False
     gap: list[int] = field(default_factory=lambda: [FIRST_GAP] * N_KINDS)  # rounds until the next trial
     due: list[int] = field(default_factory=lambda: [0] * N_KINDS)
 

@@ -18,12 +18,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from edgespec.speculation.acceptance import Acceptance
 from edgespec.speculation.arms import FIRST_GAP, MOST_GAP, Arm, Record
 from edgespec.speculation.controllers import fitting
 from edgespec.speculation.live import LiveCost
+from edgespec.speculation.places import ByPlace
 from edgespec.speculation.reliability import N_KINDS, Kinds, Reliability
 from edgespec.speculation.sizing import Sized, best_size, cut
 from edgespec.types import PLAIN, Choice, Ids, Step, TokenTree, Verdict
@@ -53,17 +55,20 @@ class GoodputController:
         arms: Mapping[str, Arm],
         costs: LiveCost,
         kinds: Kinds,
-        acceptance: Acceptance | None = None,
+        learns: Mapping[str, Acceptance | ByPlace] = MappingProxyType({}),
         *,
         plain: bool = True,
     ) -> None:
         """arms: by name; plain: not drafting is one too, named "none".
 
-        acceptance: told what rounds of the drafter alone came to, for the next plan.
+        learns: told what rounds of a drafter alone came to, for the next plan; by the arm's name.
         """
-        self._acceptance = acceptance
+        self._learns = learns
         self._arms = {"none": Record(PLAIN, 1.0)} if plain else {}
-        self._arms |= {name: Record(arm.choice, arm.expected, drafter=arm.drafter) for name, arm in arms.items()}
+        self._arms |= {
+            name: Record(arm.choice, arm.expected, drafter=arm.drafter, by_node=arm.by_node)
+            for name, arm in arms.items()
+        }
         self._costs, self._kinds = costs, kinds
         self._reliability = {name: Reliability() for name in self._arms}
         self._total, self._lost = 0.0, 0.0
@@ -135,7 +140,7 @@ class GoodputController:
         return max(self._arms[self._in_use].goodput(self._kind), 1.0) / self._costs.ms(1, self._n_past)
 
     def size(self, choice: Choice, tree: TokenTree, history: Ids) -> Sized:
-        by_node = self._arms[self._trial or self._in_use].drafter is None  # sources are asked a node at a time
+        by_node = self._arms[self._trial or self._in_use].by_node
         self._n_waves = len(tree) - 1 if by_node else int(tree.depth[-1])
         chances = self._reliability[self._trial or self._in_use].chances(tree, self._kind)
 
@@ -156,8 +161,8 @@ class GoodputController:
         if step.n_past != self._n_past or step.choice.drafter != self._arms[name].choice.drafter:
             return  # a round that was not asked for: the one that read the prompt
         self._costs.observe(rows, step.n_past, step.target_ms)
-        if self._acceptance is not None and name == "model":
-            self._acceptance.observe(step)
+        if name in self._learns:
+            self._learns[name].observe(step)
         one = self._costs.ms(1, step.n_past)
         arm, n_tokens = self._arms[name], len(step.tokens)
         beside_ms = step.draft_ms + step.overhead_ms

@@ -16,6 +16,8 @@ from edgespec.speculation.cost import Curve
 # of passes behind it, as if N_PRIOR passes had agreed with the curve.
 DRIFT, N_PRIOR, LEAST_RATE = 0.1, 6.0, 0.05
 CLIP = 0.5
+# Up to this share dearer is hardly dearer.
+CHEAP = 0.2
 
 
 class LiveCost:
@@ -55,8 +57,8 @@ class LiveCost:
         return self._padded[rows]
 
     def widest_as(self, rows: int, n_past: int) -> int:
-        """The widest measured width that costs no more than so many rows, noise allowed for; at least `rows`."""
-        limit = self.ms(rows, n_past) * (1 + self.curve.noise)
+        """The widest measured width that costs hardly more than so many rows; at least `rows`."""
+        limit = self.ms(rows, n_past) * (1 + CHEAP)
         return max([rows, *(w for w in self.curve.rows if self.ms(w, n_past) <= limit)])
 
     def widths(self, most: int) -> tuple[int, ...]:
@@ -66,16 +68,17 @@ class LiveCost:
     def row_ms(self, most: int, n_past: int) -> list[float]:
         """What the second, third, ... row of a pass adds at least, `most` rows in all, where the best width follows.
 
-        The slopes of the curve's lower convex hull: they never fall, and no width in between is worth more than they
-        say. Never below 0; a curve of one width says what a pass says.
+        The slopes of the curve's lower convex hull up to there: they never fall, and no width in between is worth more
+        than they say. Never below 0. Fewer rows than the second width that was measured lie on a line to it.
         """
+        if most < 2:
+            return []
         hull: list[tuple[int, float]] = []
-        for point in ((w, self.ms(w, n_past)) for w in self.widths(most)):
+        widths = self.widths(most)
+        for point in ((w, self.ms(w, n_past)) for w in (widths if len(widths) > 1 else sorted({1, most}))):
             while len(hull) > 1 and _slope(hull[-2], point) <= _slope(hull[-2], hull[-1]):
                 hull.pop()
             hull.append(point)
-        if len(hull) < 2:
-            return [self.ms(1, n_past)] * (most - 1)
         found = [max(_slope(a, b), 0.0) for a, b in pairwise(hull) for _ in range(b[0] - a[0])]
         return found + [found[-1]] * (most - 1 - len(found))
 

@@ -176,12 +176,56 @@ def test_a_trimmed_drafter_without_its_original(demo: Command, tmp_path: Path) -
     assert "bytes; now it has" in sentence(demo("run", "-p", "hi", "-m", "demo", "-d", path), 5)
 
 
-@pytest.mark.parametrize("place", ["out.gguf", "own.gguf", "nowhere/c.json"])
-def test_counts_are_not_written_over_a_model(command: Command, tmp_path: Path, text: Path, place: str) -> None:
-    """Fails when --save-counts replaces a drafter, or fails after minutes of answering."""
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("out.gguf", "is the trimmed drafter's file; name another one"),
+        ("own.gguf", "is there and holds no counts; name another file"),
+        ("text.txt", "is there and holds no counts; name another file"),
+        (".", "is there and holds no counts; name another file"),
+        ("nowhere/c.json", "to write c.json into; make it first"),
+    ],
+)
+def test_counts_are_written_over_nothing_but_counts(
+    command: Command, tmp_path: Path, text: Path, place: str, says: str
+) -> None:
+    """Fails when --save-counts replaces a model or what was counted, or fails after minutes of answering."""
     own = tmp_path / "own.gguf"
     shutil.copyfile(DRAFT, own)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
     flags = ("--keep", "1k", "--text", str(text), "--save-counts", str(tmp_path / place))
-    said = refused(command, tmp_path, *flags, drafter=str(own))
-    assert ("is a model's file" in said) or ("there is no folder" in said)
-    assert own.read_bytes() == DRAFT.read_bytes()
+    assert says in refused(command, tmp_path, *flags, drafter=str(own))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before
+
+
+def test_counts_are_written_over_older_ones(command: Command, tmp_path: Path, text: Path) -> None:
+    """Fails when a second run needs another name."""
+    flags = ("--keep", "1k", "--text", str(text), "--save-counts", str(tmp_path / "c.json"))
+    for _ in range(2):
+        assert command("trim", "demo-draft", "-o", str(tmp_path / "t.gguf"), *flags).code == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--keep", "9k"), "--keep 9216 is more than the 8192 tokens"),
+        (("--keep", "9"), "--keep 9 is less than the "),
+        (("--coverage", "2"), "--coverage is 2 but must be above 0"),
+        (("--ids", "FAR"), "--ids names token 8192"),
+    ],
+    ids=["more", "less", "share", "id"],
+)
+def test_rows_that_cannot_be_are_refused_before_anybody_answers(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], says: str
+) -> None:
+    """Fails when minutes of answering come before the refusal."""
+
+    def answers(*_: object) -> None:
+        raise AssertionError("asked for answers")
+
+    monkeypatch.setattr("edgespec.counting.from_answers", answers)
+    (tmp_path / "p.jsonl").write_text(PROMPTS)
+    (tmp_path / "far").write_text("8192")
+    counting = () if "--ids" in flags else ("--calibrate", str(tmp_path / "p.jsonl"), "-m", "demo")
+    given = [str(tmp_path / "far") if flag == "FAR" else flag for flag in flags]
+    assert says in refused(command, tmp_path, *given, *counting)

@@ -54,7 +54,7 @@ class FakeMachine(FakeContext):
     def clock(self) -> float:
         return self.now
 
-    def evaluate(self, spans: Sequence[Span]):
+    def evaluate(self, spans: Sequence[Span], cancelled=None):
         rows = len(spans[0].nodes)
         ms = self.cost(rows) + self.length(0) * self.more(rows)
         self.now += 1e-3 * ms * self.disturbed(len(self.widths), rows)
@@ -225,7 +225,7 @@ class Listening(FakeMachine):
         super().__init__(lambda n: 2.0 + 0.5 * n, **spec)
         self.heard: list[list[int]] = []
 
-    def evaluate(self, spans: Sequence[Span]):
+    def evaluate(self, spans: Sequence[Span], cancelled=None):
         self.heard.append(spans[0].tree.token[spans[0].nodes].tolist())
         return super().evaluate(spans)
 

@@ -86,6 +86,14 @@ def test_a_wide_pass_is_timed_however_slow_the_disk(seconds: float) -> None:
     assert len(m.widths) <= 4
 
 
+def test_a_first_pass_that_found_the_file_on_the_disk_alone_is_timed_again() -> None:
+    """30 s for the first pass, 11 for others. Fails when 64 rows are believed to cost less than one, for good."""
+    m = machine(lambda _: 11_000.0, disturbed=lambda n, _: 30 / 11 if n == 0 else 1.0)
+    curve = measured(m)
+    assert curve.ms(1) == pytest.approx(11_000)
+    assert curve.ms(64) == pytest.approx(11_000)
+
+
 @pytest.mark.parametrize("ending", ["done", "cancelled"])
 def test_the_conversation_is_left_as_it_was(ending: str) -> None:
     """Fails when a timed pass stays in the cache."""

@@ -184,12 +184,18 @@ def test_a_model_is_streamed_only_where_the_machine_has_no_room(monkeypatch: pyt
         planner(monkeypatch, (64 + 5) * MIB).plan()
 
 
-@pytest.mark.parametrize("asked", [Settings(context=2048), Settings(kv="f16"), Settings(context=2048, kv="f16")])
-def test_what_the_user_asked_for_is_not_got_round(asked: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The weights have room, the cache that was asked for has not. Fails when a model that would fit is read from a
-    disk, without a word of what to ask less of."""
+def test_what_the_user_asked_for_is_not_got_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 8-bit keys, or fewer tokens, it has room. Fails when a model that would fit is read from a disk, without a
+    word of what to ask less of."""
     with pytest.raises(DoesNotFit, match="free"):
-        planner(monkeypatch, (64 + 20) * MIB, asked).plan()
+        planner(monkeypatch, (64 + 26) * MIB, Settings(context=2048, kv="f16")).plan()
+    assert not planner(monkeypatch, (64 + 26) * MIB).plan().configuration.placement.streamed
+
+
+@pytest.mark.parametrize("asked", [Settings(context=2048), Settings(kv="f16"), Settings(context=2048, kv="f16")])
+def test_who_asks_for_something_streams_where_everybody_would(asked: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing fits in memory whatever is asked. Fails when a word about the cache is what a model is refused for."""
+    assert planner(monkeypatch, (64 + 20) * MIB, asked).plan().configuration.placement.streamed
 
 
 def test_a_budget_below_the_weights_is_not_got_round(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -245,6 +245,28 @@ def test_what_can_wait_is_done_in_silence_and_told_with_the_next_answer(monkeypa
     assert sent == [Noted(9, Notice("drafter", "it was trimmed again"))]
 
 
+def test_a_face_that_closes_ends_what_can_wait_before_the_process_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when a head that is being cut is killed half-way, and half a model stays on the disk."""
+    left: list[str] = []
+    monkeypatch.setattr("edgespec.service.worker.leave", lambda: left.append("process"))
+    worker = Worker(SimpleNamespace(receive=lambda: None))  # type: ignore[arg-type]
+    begun = threading.Event()
+
+    def tidy(awaited: Callable[[], bool]) -> None:
+        begun.set()
+        while not awaited():
+            pass
+        left.append("half a file")
+
+    worker._assistant = SimpleNamespace(tidy=tidy)  # type: ignore[assignment]
+    busy = threading.Thread(target=worker._tidy)
+    busy.start()
+    assert begun.wait(5)
+    worker.listen()
+    busy.join()
+    assert left == ["half a file", "process"]
+
+
 def test_a_fault_in_what_can_wait_ends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """Fails when nobody's order takes the model down."""
     worker = Worker(Pipe(None, None))  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from edgespec.speculation.arms import Arm
 from edgespec.speculation.cost import Curve
 from edgespec.speculation.goodput import ALLOWANCE, MARGIN, N_PROBE, PROBE_SHARE, GoodputController
 from edgespec.speculation.live import LiveCost
+from edgespec.speculation.places import ByPlace
 from edgespec.speculation.reliability import Kinds
 from edgespec.speculation.tree import chain
 from edgespec.types import Choice, Step, Verdict
@@ -28,10 +29,10 @@ STREAMED = Curve(100, (1, 16, 64, 256), (3000.0, 3000.0, 3000.0, 5400.0))
 KINDS = Kinds(np.array([0, 1, 2, *[0] * 40], np.int8))
 
 
-def controller(arms: Mapping[str, float], curve: Curve = FLAT, acceptance: Acceptance | None = None):
+def controller(arms: Mapping[str, float], curve: Curve = FLAT, **learns: Acceptance | ByPlace):
     """arms: what is expected of each."""
     chosen = {name: Arm(Choice(name, rows=16, depth=15, width=1), prior) for name, prior in arms.items()}
-    return GoodputController(chosen, LiveCost(curve), KINDS, acceptance)
+    return GoodputController(chosen, LiveCost(curve), KINDS, learns)
 
 
 def rounds(drafters: Mapping[str, Drafts], prior: float = 1.1, curve: Curve = FLAT, **how: Any) -> Rounds:
@@ -318,7 +319,7 @@ def test_a_round_that_was_not_asked_for_teaches_nothing() -> None:
     """The pass that reads the prompt drafts nothing, and takes as long as the prompt is. Fails when the arm is judged
     by it."""
     acceptance = Acceptance()
-    c = controller({"model": 1.5}, acceptance=acceptance)
+    c = controller({"model": 1.5}, model=acceptance)
     before = json.dumps(c.to_dict())
     choice = c.choose(100, np.zeros(101, np.int32))
     tree, verdict = chain([0]), Verdict((0,), (9,), None)
@@ -330,14 +331,13 @@ def test_a_round_that_was_not_asked_for_teaches_nothing() -> None:
     assert json.dumps(c.to_dict()) == before
 
 
-def test_the_drafters_own_rounds_are_told_to_the_next_plan() -> None:
+@pytest.mark.parametrize("own", ["model", "parallel"])
+def test_the_drafters_own_rounds_are_told_to_the_next_plan(own: str) -> None:
     """Fails when a source's rounds count for the pair of models, or the pair's are lost."""
     acceptance = Acceptance()
-    drafters = {"model": always(0.7), "lookup": always(0.6)}
-    found = Rounds(controller({"model": 1.3, "lookup": 1.3}, acceptance=acceptance), drafters, FLAT).steps(60)
-    n_walked = sum(
-        len(c) for c in ([t] * t for t, name in zip(found.n_tokens, found.names, strict=True) if name == "model")
-    )
+    drafters = {own: always(0.7), "lookup": always(0.6)}
+    found = Rounds(controller({own: 1.3, "lookup": 1.3}, **{own: acceptance}), drafters, FLAT).steps(60)
+    n_walked = sum(n for n, name in zip(found.n_tokens, found.names, strict=True) if name == own)
     assert 0 < acceptance.n_seen(greedy=False, width=1) <= n_walked
 
 

@@ -106,3 +106,5 @@ def test_a_row_costs_the_slope_of_the_lower_hull() -> None:
     assert LiveCost(falls).row_ms(4, 0) == pytest.approx([0.0, 1.5, 1.5])
     assert LiveCost(Curve(0, (1,), (10.0,))).row_ms(4, 0) == [10.0] * 3
     assert LiveCost(curve).row_ms(1, 0) == []
+    streamed = Curve(0, (1, 64), (3000.0, 3315.0))
+    assert LiveCost(streamed).row_ms(4, 0) == pytest.approx([5.0] * 3)  # not what a pass costs

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
@@ -18,21 +17,19 @@ from edgespec.backends.base import Cancelled as CancelledCheck
 from edgespec.backends.base import Progress, State
 from edgespec.backends.llama_cpp import figures, pages
 from edgespec.backends.llama_cpp.batch import Batch
-from edgespec.backends.llama_cpp.dimensions import EXACT_F16_ROWS, Dimensions, dimensions
-from edgespec.backends.llama_cpp.runtime import log, n_cores
+from edgespec.backends.llama_cpp.dimensions import EXACT_F16_ROWS, dimensions
+from edgespec.backends.llama_cpp.parameters import open_context
+from edgespec.backends.llama_cpp.runtime import log
 from edgespec.backends.llama_cpp.sequences import Sequences
 from edgespec.backends.llama_cpp.trimmed import Inputs
 from edgespec.errors import (
     BackendError,
     Cancelled,
     DecodeFailed,
-    DoesNotFit,
     InvalidBatch,
     NoKvSlot,
 )
 from edgespec.types import Caps, ContextSpec, Floats, Ids, Rows, Span
-
-KV_TYPE = {"f16": lib.GGML_TYPE_F16, "q8_0": lib.GGML_TYPE_Q8_0, "q4_0": lib.GGML_TYPE_Q4_0}
 
 
 class LlamaContext:
@@ -64,7 +61,7 @@ class LlamaContext:
         )
         self._n_vocab = n_vocab
         self._closed = False
-        self._ptr = _open(model, spec, dims)
+        self._ptr = open_context(model, spec, dims)
         self.figures = figures.read(log.lines())
         self._memory = lib.llama_get_memory(self._ptr)
         self._seqs = Sequences(self._memory, spec.n_slots, dims.n_spare, dims.first_spare)
@@ -283,32 +280,3 @@ class _aborting:
     def __exit__(self, *_: object) -> None:
         if self._cancelled:
             lib.llama_set_abort_callback(self._ptr, lib.ggml_abort_callback(), None)
-
-
-def _open(model: ctypes.c_void_p, spec: ContextSpec, dims: Dimensions) -> ctypes.c_void_p:
-    log.clear()
-    ptr = lib.llama_init_from_model(model, context_params(spec, dims))
-    if not ptr:
-        raise DoesNotFit(
-            f"the runtime could not open a context of {spec.n_ctx} tokens with {spec.kv_type} KV: "
-            f"{log.reason() or 'no reason given'}; try a smaller --context"
-        )
-    return ptr  # type: ignore[no-any-return]
-
-
-def context_params(spec: ContextSpec, dims: Dimensions) -> Any:
-    """llama_context_params for it."""
-    params = lib.llama_context_default_params()
-    params.n_ctx = dims.n_cells
-    params.n_batch = params.n_ubatch = dims.n_batch
-    params.n_seq_max = dims.n_seq_max
-    params.n_outputs_max = dims.n_outputs
-    params.n_threads = params.n_threads_batch = spec.n_threads or n_cores()
-    params.type_k = params.type_v = KV_TYPE[spec.kv_type]
-    params.kv_unified = True
-    params.swa_full = True  # a sliding window without it cannot be rolled back
-    params.no_perf = True
-    quantised = spec.kv_type != "f16"
-    if spec.exact or quantised:
-        params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
-    return params

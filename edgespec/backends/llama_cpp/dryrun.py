@@ -19,10 +19,10 @@ from typing import Any
 import llama_cpp.llama_cpp as lib
 
 from edgespec.backends.llama_cpp import figures, runtime
-from edgespec.backends.llama_cpp.context import context_params
 from edgespec.backends.llama_cpp.dimensions import dimensions
 from edgespec.backends.llama_cpp.figures import Figures
 from edgespec.backends.llama_cpp.load import LoadOptions, model_params
+from edgespec.backends.llama_cpp.parameters import context_params
 from edgespec.errors import BackendError
 from edgespec.types import ContextSpec
 
