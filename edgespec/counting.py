@@ -33,11 +33,6 @@ Report = Callable[[str, float], None]
 MAX_TOKENS = 256
 
 
-def n_vocab_of(name: str) -> int:
-    """Tokens of a model's vocabulary; raises what finding and reading it raises."""
-    return inspect(resolve(name).path).n_vocab
-
-
 def from_answers(
     settings: Settings,
     prompts: Sequence[Sequence[str]],

@@ -66,9 +66,13 @@ class Opening:
     drafting: Drafting | None = None
 
     def time_passes(self) -> None:
-        """Measure what passes cost where it was never measured and could decide something; remembered."""
+        """Measure what passes cost where it was never measured and could decide something; remembered. A drafter that
+        is new to a known target, or was trimmed again, is timed alone."""
         planner, draft = self.planner, self.first.configuration.draft
-        if not (self.first.configuration.sources or draft) or planner.knows(self.first):
+        known = planner.knows(self.first)
+        if not (self.first.configuration.sources or draft):
+            return
+        if known and (draft is None or planner.known.draft_curve is not None):
             return
         placement = self.first.configuration.placement
         wide = may_be_wide(placement, len(planner.target.shape.layers), planner.machine.host.devices)
@@ -79,9 +83,11 @@ class Opening:
                 model = self.drafters.get(draft.name, draft.placement)
             except DrafterUnusable as error:
                 self._pass_over(error)
-        key = planner.curve_key(planner.target, placement)
-        rows = WIDE_CURVE_ROWS if wide else CURVE_ROWS
-        curve = self._timed(self.target, CURVE_S, key, rows, planner.asked.kv_type, wide)
+        curve = planner.known.curve
+        if not known:
+            key = planner.curve_key(planner.target, placement)
+            rows = WIDE_CURVE_ROWS if wide else CURVE_ROWS
+            curve = self._timed(self.target, CURVE_S, key, rows, planner.asked.kv_type, wide)
         draft_curve = None
         if model is not None and draft is not None and planner.draft is not None:
             key = planner.curve_key(planner.draft, draft.placement)

@@ -72,6 +72,8 @@ def trim_drafter(asked: Asked, report: Report) -> tuple[Trimmed, Counted]:
         _check_counts_file(asked.save_counts, asked.out)
     vocabulary = read_vocabulary(entry.path, read_header(entry.path))
     _check_rows(asked, ids, vocabulary)
+    if asked.model is not None:
+        _check_model(asked.model, vocabulary)
     counted = _counted(asked, entry, vocabulary, report)
     if asked.save_counts is not None:
         write_counts(asked.save_counts, counted)
@@ -91,6 +93,19 @@ def _check_counts_file(path: Path, out: Path) -> None:
             read_counts(path)
         except BadSetting:
             raise BadSetting(f"--save-counts {path} is there and holds no counts; name another file for them") from None
+
+
+def _check_model(name: str, vocabulary: Vocabulary) -> None:
+    """Raises BadSetting for a model that could not use what the drafter drafts, and what reading it raises."""
+    path = resolve(name).path
+    other = read_vocabulary(path, read_header(path))
+    check_counts(vocabulary, np.zeros(len(other), np.int64), f"-m {name}")
+    n_same = sum(a == b for a, b in zip(vocabulary.pieces, other.pieces, strict=True))
+    if n_same < len(vocabulary):
+        raise BadSetting(
+            f"-m {name} has another vocabulary than the drafter ({n_same} of {len(vocabulary)} tokens are alike); "
+            "name a model of the same family"
+        )
 
 
 def _check_rows(asked: Asked, ids: Ids | None, vocabulary: Vocabulary) -> None:
@@ -120,12 +135,11 @@ def read_ids(path: Path) -> Ids:
 
 
 def _counted(asked: Asked, entry: Entry, vocabulary: Vocabulary, report: Report) -> Counted:
-    """Raises BadSetting for counts of another vocabulary: for those of answers before they are asked for."""
+    """Raises BadSetting for counts of another vocabulary."""
     if asked.counts is not None:
         found, whose = read_counts(asked.counts), f"--counts {asked.counts}"
     elif asked.prompts is not None:
         whose = f"-m {asked.model}"
-        check_counts(vocabulary, np.zeros(counting.n_vocab_of(asked.model or ""), np.int64), whose)
         found = counting.from_answers(Settings(model=asked.model), asked.prompts, report, asked.max_tokens)
     elif asked.sessions:
         found, whose = counting.from_sessions(asked.model or ""), f"-m {asked.model}"

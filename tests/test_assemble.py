@@ -99,6 +99,22 @@ def remember(monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
     monkeypatch.setattr(survey, "remembered_curve", found)
 
 
+@pytest.mark.parametrize(("known", "timed"), [(("demo",), ["demo-draft"]), (("demo", "demo-draft"), [])])
+def test_a_drafter_that_is_new_to_a_known_target_is_timed_alone(
+    monkeypatch: pytest.MonkeyPatch, known: tuple[str, ...], timed: list[str]
+) -> None:
+    """Fails when its cost stays a guess for good, as that of one that was trimmed again would, or a known target is
+    timed with it."""
+    curve = Curve(64, (1, 2, 4, 8, 16), (100.0,) * 5)
+    saved: list[str] = []
+    monkeypatch.setattr(Planner, "curve_key", lambda self, source, _placement: source.name)
+    monkeypatch.setattr(survey, "remembered_curve", lambda key: curve if key in known else None)
+    monkeypatch.setattr("edgespec.store.calibration.save", lambda key, _: saved.append(key))
+    monkeypatch.setattr("edgespec.engine.calibrate.measure", lambda *_, **__: curve)
+    open_assistant(replace(DRAFTING, context=128)).close()
+    assert saved == timed
+
+
 # --- as a library
 
 

@@ -60,7 +60,7 @@ def test_methods_of_one_drafter_take_turns_on_its_context(monkeypatch: pytest.Mo
     """In a chain and by masks, from the same weights. Fails when one believes in a past that the other moved on, when
     the context has no room for the wider of them, or when the text depends on who drafts."""
     masked = replace(resolve("demo-draft"), mask_token_id=8191)
-    monkeypatch.setattr("edgespec.planning.resolve", lambda name: masked if name == "demo-draft" else resolve(name))
+    monkeypatch.setattr("edgespec.candidates.resolve", lambda name: masked if name == "demo-draft" else resolve(name))
     names = ("plain", "chain@4", "parallel:chain@7", "parallel:tree@9")
     with open_workbench(parse_methods(",".join(names), replace(BASE, exact=True))) as opened:
         assert opened.choices["parallel:chain@7"] == Choice("parallel", 7, 6, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +230,15 @@ def test_rows_that_cannot_be_are_refused_before_anybody_answers(
     counting = () if "--ids" in flags else ("--calibrate", str(tmp_path / "p.jsonl"), "-m", "demo")
     given = [str(tmp_path / "far") if flag == "FAR" else flag for flag in flags]
     assert says in refused(command, tmp_path, *given, *counting)
+
+
+def test_a_model_of_as_many_other_tokens_is_refused(command: Command, tmp_path: Path, text: Path) -> None:
+    """Fails when rows are chosen by what another tokenizer's ids stand for."""
+    other = tmp_path / "other.gguf"
+    content = DRAFT.read_bytes()
+    word = vocabulary_of(DRAFT).pieces[4000]
+    stored = struct.pack("<Q", len(word)) + word
+    assert content.count(stored) == 1
+    other.write_bytes(content.replace(stored, struct.pack("<Q", len(word)) + word[::-1]))
+    said = refused(command, tmp_path, "--keep", "1k", "--text", str(text), "-m", str(other))
+    assert "has another vocabulary than the drafter (8191 of 8192 tokens are alike)" in said

@@ -57,6 +57,7 @@ class LlamaModel:
             self.close()
             raise Cancelled("stopped while loading the model")
         if not self._ptr:
+            self.close()
             why = runtime.log.reason() or "it gave no reason"
             raise ModelUnusable(f"the runtime could not load {path.name}: {why}; try another file or a newer edgespec")
         self.name = path.stem
@@ -182,6 +183,8 @@ class LlamaModel:
 
     def close(self) -> None:
         self._forget_words()
+        if self._inputs is not None:
+            self._inputs.close()
         if self._ptr:
             lib.llama_model_free(self._ptr)
             self._ptr = None

@@ -2,8 +2,9 @@
 
 What it kept goes in as an id of its own table, anything else as an embedding row read from the file that it was cut
 from. A batch of the runtime is all ids or all rows, so a pass with one unkept token in it goes as rows wholly: both
-give the same numbers, and a second pass would read the weights again. Rows come from the file's mapping through ggml's
-own conversion, the one that a lookup in the graph uses; conversions elsewhere may round a last bit differently.
+give the same numbers, and a second pass would read the weights again. Rows go through ggml's own conversion, the one
+that a lookup in the graph uses; conversions elsewhere may round a last bit differently. They are read, not mapped: each
+one would bring its neighbourhood into the process (66 MB for 128 rows), and a file cut short would kill it.
 Not covered: finding the original, and whether it is the right one (gguf/original.py).
 """
 
@@ -60,7 +61,7 @@ class Inputs:
     """Turns ids of the whole vocabulary into what the runtime takes; contexts of one model share it."""
 
     def __init__(self, head: TrimmedHead) -> None:
-        """Raises BackendError where ggml cannot convert the rows, OSError where the file cannot be mapped."""
+        """Raises BackendError where ggml cannot convert the rows, OSError where the file cannot be opened."""
         self.ids = head.ids
         self.n_embd = head.table.n_embd
         self._own: Ids = np.full(head.table.n_vocab, -1, np.int32)
@@ -72,12 +73,15 @@ class Inputs:
         own = self._own[tokens]
         return own, None if own.min(initial=0) >= 0 else self._rows(tokens)
 
+    def close(self) -> None:
+        self._rows.close()
+
 
 def inputs_of(head: TrimmedHead) -> Inputs:
     """Raises BackendError, and ModelUnusable where the original's rows cannot be read."""
     try:
         return Inputs(head)
-    except (OSError, ValueError, IndexError) as error:
+    except OSError as error:
         raise ModelUnusable(
             f"the rows of {head.table.path.name}, from which this drafter was cut, cannot be read ({error}); "
             "trim that file again, or use another drafter"
@@ -89,7 +93,8 @@ class EmbeddingRows:
 
     def __init__(self, table: Table, scale: np.float32) -> None:
         self._convert = _converter(table)
-        self._raw = np.memmap(table.path, np.uint8, "r", table.offset, (table.n_vocab, table.row_bytes))
+        self._table = table
+        self._file = open(table.path, "rb", buffering=0)  # noqa: SIM115 (open as long as the model is)
         self._scale, self._n_embd = scale, table.n_embd
         self._held: Ids = np.full(N_CACHED, -1, np.int32)
         self._cached: Floats = np.empty((N_CACHED, table.n_embd), np.float32)
@@ -105,8 +110,17 @@ class EmbeddingRows:
             self._cached[places[missing]] = found  # of two that share a place the later one is held, in both arrays
         return rows
 
+    def close(self) -> None:
+        self._file.close()
+
     def _read(self, tokens: Ids) -> Floats:
-        raw = np.ascontiguousarray(self._raw[tokens])
+        raw = np.empty((len(tokens), self._table.row_bytes), np.uint8)
+        for row, token in zip(raw, tokens.tolist(), strict=True):
+            self._file.seek(self._table.offset + token * self._table.row_bytes)
+            if self._file.readinto(row) != self._table.row_bytes:
+                raise BackendError(
+                    f"{self._table.path} was cut short while its rows were used; put it back, or trim it again"
+                )
         rows = np.empty((len(tokens), self._n_embd), np.float32)
         self._convert(raw.ctypes.data, rows.ctypes.data, rows.size)
         return rows if self._scale == 1 else rows * self._scale

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,8 +179,23 @@ def test_an_input_row_is_scaled_as_the_graph_scales_an_id(architecture: str, tmp
 # --- the rows that go in
 
 
-def inputs(architecture: str = "llama") -> tuple[Inputs, np.ndarray]:
+Made = Callable[..., tuple[Inputs, np.ndarray]]
+
+
+@pytest.fixture
+def inputs() -> Iterator[Made]:
     """Of a trimmed demo-draft, and all of its rows as the package converts them."""
+    with ExitStack() as stack:
+
+        def make(architecture: str = "llama") -> tuple[Inputs, np.ndarray]:
+            found, every = _inputs(architecture)
+            stack.callback(found.close)
+            return found, every
+
+        yield make
+
+
+def _inputs(architecture: str) -> tuple[Inputs, np.ndarray]:
     import gguf
     from gguf.quants import dequantize
 
@@ -188,7 +205,7 @@ def inputs(architecture: str = "llama") -> tuple[Inputs, np.ndarray]:
     return Inputs(head), dequantize(tensor.data, tensor.tensor_type)
 
 
-def test_rows_stay_right_when_they_share_a_place_in_the_cache() -> None:
+def test_rows_stay_right_when_they_share_a_place_in_the_cache(inputs: Made) -> None:
     """Fails when a row is handed out for another token that is held at the same place."""
     made, every = inputs()
     rng = np.random.default_rng(0)
@@ -201,7 +218,7 @@ def test_rows_stay_right_when_they_share_a_place_in_the_cache() -> None:
         assert np.array_equal(own, np.where(tokens % 2 == 0, tokens // 2, -1))
 
 
-def test_kept_ids_go_in_as_ids() -> None:
+def test_kept_ids_go_in_as_ids(inputs: Made) -> None:
     """Fails when a pass that needs no row reads some."""
     own, found = inputs()[0].of(np.array([0, 8, 4], np.int32))
     assert own.tolist() == [0, 4, 2]
@@ -212,7 +229,7 @@ def test_kept_ids_go_in_as_ids() -> None:
     ("architecture", "scale"),
     [("llama", 1.0), ("qwen2", 1.0), ("gemma", 1.0), ("gemma2", 1.0), ("gemma3", 16.0), ("gemma4", 16.0)],
 )
-def test_a_row_is_scaled_where_the_graph_scales_only_ids(architecture: str, scale: float) -> None:
+def test_a_row_is_scaled_where_the_graph_scales_only_ids(inputs: Made, architecture: str, scale: float) -> None:
     """Fails when Gemma 3's rows come in 16 times too small, or Gemma 2's twice scaled (pillars.md, S4)."""
     assert input_scale(architecture, 256) == scale
     made, every = inputs(architecture)
@@ -226,3 +243,30 @@ def test_rows_of_another_length_than_the_runtimes_are_refused() -> None:
     table = Table(DRAFT, 0, int(Q8_0), 8192, 256, 271)
     with pytest.raises(BackendError, match="have 271 bytes and this runtime's type 8 has 272"):
         Inputs(TrimmedHead(np.arange(8, dtype=np.int32), table, DRAFT, "llama"))
+
+
+def test_rows_of_the_original_are_read_and_not_mapped(tmp_path: Path) -> None:
+    """Fails when each row brings its neighbourhood into the process, which no plan counts."""
+    source = tmp_path / "draft.gguf"
+    shutil.copyfile(DRAFT, source)
+    head = trimmed_head(cut(source, tmp_path / "t.gguf", K).path)
+    assert head is not None
+    made = Inputs(head)
+    unkept = np.setdiff1d(np.arange(8192), head.ids).astype(np.int32)
+    assert made.of(unkept[:100])[1] is not None
+    assert str(source) not in Path("/proc/self/maps").read_text()
+    made.close()
+
+
+def test_an_original_that_is_cut_short_in_use_is_an_error(tmp_path: Path) -> None:
+    """Fails when whatever follows the end of the file is taken for a row, or the process dies of it."""
+    source = tmp_path / "draft.gguf"
+    shutil.copyfile(DRAFT, source)
+    head = trimmed_head(cut(source, tmp_path / "t.gguf", K).path)
+    assert head is not None
+    made = Inputs(head)
+    os.truncate(source, head.table.offset + head.table.row_bytes // 2)
+    unkept = int(np.setdiff1d(np.arange(8192), head.ids)[0])
+    with pytest.raises(BackendError, match="cut short while its rows were used"):
+        made.of(np.array([unkept], np.int32))
+    made.close()
