@@ -66,7 +66,7 @@ def _smaller(search: Search, method: str, before: Configuration, rows: int) -> C
     width = min(old.width, TREE_WIDTH) if rows <= SMALL else old.width  # tables have no wider small trees
     choice = choice_of(search.tables[method], rows, width, min(old.depth, rows - 1))
     if choice.plain:  # a number of rows that the table has not
-        choice = replace(old, rows=rows, depth=min(old.depth, rows - 1))
+        choice = replace(old, rows=rows, depth=min(old.depth, rows - 1), width=width)
     base = replace(before, target=target_spec(before.target, choice), choice=choice, draft=None)
     if before.draft is None:
         return base

@@ -16,9 +16,11 @@ from edgespec.backends.llama_cpp.selftest import HostFacts
 from edgespec.errors import DoesNotFit
 from edgespec.loading import placed
 from edgespec.memory import survey
+from edgespec.memory.arms import MAX_DEPTH
 from edgespec.memory.configuration import Placement
 from edgespec.memory.footprint import CPU
 from edgespec.memory.host import Host
+from edgespec.memory.methods import TREE_WIDTH
 from edgespec.memory.plan import Plan, plan
 from edgespec.memory.predict import Part, predict
 from edgespec.memory.pressure import Reading
@@ -29,6 +31,7 @@ from edgespec.opening import may_be_wide
 from edgespec.planning import Planner
 from edgespec.settings import Settings
 from edgespec.speculation.cost import Curve
+from edgespec.speculation.policies import SMALL
 from edgespec.store import calibration
 from edgespec.store.registry import Entry, resolve
 from edgespec.types import ContextSpec
@@ -109,6 +112,17 @@ def test_the_plan_says_so_in_one_line() -> None:
 def test_every_rung_stays_streamed() -> None:
     """Fails when a step down the ladder asks for memory that was never there."""
     assert {rung.placement for rung in planned(THROTTLED).rungs} == {STREAMED}
+
+
+def test_smaller_trees_below_a_large_one_are_those_of_the_tables() -> None:
+    """Fails when a step down asks for a tree as wide as a large one, which no table knows, and gets any depth."""
+    first, *lower = [rung.choice for rung in planned(THROTTLED).rungs if not rung.choice.plain]
+    small = {c.rows: c for c in lower if c.rows <= SMALL}
+    assert first.rows > SMALL
+    assert len(small) > 2
+    for choice in small.values():
+        assert choice.width == TREE_WIDTH
+        assert choice.depth == min(first.depth, choice.rows - 1, MAX_DEPTH)
 
 
 @pytest.mark.parametrize(("mib", "fits"), [(900, True), (400, True), (110, False)])

@@ -18,7 +18,7 @@ from edgespec.speculation.live import LiveCost
 from edgespec.speculation.places import ByPlace
 from edgespec.speculation.reliability import Kinds
 from edgespec.speculation.tree import chain
-from edgespec.types import Choice, Step, Verdict
+from edgespec.types import Choice, Step, TokenTree, Verdict
 from tests.speculation.rounds import DIGIT, SYMBOL, WORD, Drafts, Rounds, always
 
 FLAT = Curve(100, (1, 2, 4, 8, 16), (10.0, 12.0, 13.0, 16.0, 24.0))
@@ -416,3 +416,26 @@ def test_digits_do_not_decide_for_words() -> None:
     assert found.share("none", 50) > 0.7
     found.kind = WORD
     assert found.steps(100).share("lookup", 80) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("by_node", "n_shares"), [(False, 3), (True, 7)], ids=["waves of a model", "nodes of a source"]
+)
+def test_drafting_is_paid_by_what_its_time_goes_with(by_node: bool, n_shares: int) -> None:
+    """Seven nodes in three levels, 8 ms beside the pass. Fails when a model that reads three waves seems to take less
+    than half for each, and reads passes that do not pay."""
+    arm = Arm(Choice("mix", 16, 15, 8), 2.0, by_node=by_node)
+    c = GoodputController({"mix": arm}, LiveCost(FLAT), KINDS, plain=False)
+    history = np.zeros(51, np.int32)
+    tree = TokenTree(
+        np.arange(8, dtype=np.int32),
+        np.array([-1, 0, 0, 1, 1, 2, 3, 3], np.int32),
+        np.array([0, 1, 1, 2, 2, 2, 3, 3], np.int16),
+        np.log(np.array([1, 0.9, 0.1, 0.8, 0.1, 0.05, 0.7, 0.1])).astype(np.float32),
+    )
+    choice = c.choose(100, history)
+    c.size(choice, tree, history)
+    c.observe(Step((1,), choice, 7, 0, 16.0, 8.0, 0.0, n_past=50), tree, Verdict((0,), (1,), None))
+    again = c.choose(100, history)
+    worth = again.row_prices[1] / LiveCost(FLAT).row_ms(again.rows, 50)[0]
+    assert again.wave_price == pytest.approx(worth * 0.2 * 8.0 / n_shares, rel=0.02)
