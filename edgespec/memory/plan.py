@@ -17,10 +17,13 @@ from edgespec.memory.footprint import Footprint
 from edgespec.memory.ladder import rungs
 from edgespec.memory.problem import Problem, Tier
 from edgespec.memory.search import TIE, Candidate, Search
+from edgespec.speculation.policies import SMALL
 from edgespec.types import PlanLine
 
 # Speculation is worth its bytes while it keeps so much of the best it could do here (SpecMemo's criterion).
 KEEP = 0.96
+# Large trees are given room for more rows where that is expected to cost no more than this share of the speed.
+ROOM = 0.1
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,18 @@ def _look(search: Search, tier: Tier) -> Finding:
         forced = search.within(search.arms, tier, budget)
     if budget is not None:
         plain = search.within(search.plain_arms, tier, budget)
-    return Finding(tier, fast, floor, _leanest(drafts), _leanest(forced), _leanest(plain))
+    return Finding(tier, fast, floor, _roomy(search, tier, _leanest(drafts)), _leanest(forced), _leanest(plain))
+
+
+def _roomy(search: Search, tier: Tier, best: Candidate | None) -> Candidate | None:
+    """Where large trees pay and each round is cut to what its own tree is worth (auto), the largest of those that are
+    nearly as fast: which one is best depends on the text."""
+    settings = search.problem.settings
+    if best is None or settings.method != "auto":
+        return best
+    near = search.within(search.arms, tier, settings.budget, at_least=(1 - ROOM) * best.tokens_per_s, tie=None)
+    large = [c for c in near if c.configuration.choice.rows > max(SMALL, best.configuration.choice.rows)]
+    return max(large, key=lambda c: (c.configuration.choice.rows, c.tokens_per_s, -c.total_bytes), default=best)
 
 
 def _leanest(equals: Sequence[Candidate]) -> Candidate | None:
