@@ -71,6 +71,12 @@ models-trim: models-memory
 
 trim: models-trim  ## what a trimmed head costs and gives, recorded in benchmarks/results/trim.json (idle machine)
 	@$(BIN)/python benchmarks/trim.py
+	@$(BIN)/python benchmarks/trim_table.py
+
+streaming: models-1b  ## a model larger than memory: plain, big trees, llama-server's chains (two hours, idle machine, root)
+	-@$(MAKE) --no-print-directory llama-server
+	@$(BIN)/python benchmarks/streaming.py .cache/models/demo-1b-q4_0.gguf
+	@$(BIN)/python benchmarks/streaming_table.py
 
 control: models-memory  ## does speculation pay, and never lose: control, mixed, ablation, drafters (two hours, idle machine)
 	@$(BIN)/python benchmarks/useless.py -o .cache/models/demo-draft-random.gguf

@@ -24,7 +24,15 @@ def test_the_first_screen_shows_exactly_the_two_commands() -> None:
     assert {"chat", "test"} <= set(targets)
 
 
-@pytest.mark.parametrize(("page", "script"), [("README.md", "readme_table"), ("docs/control.md", "control_table")])
+@pytest.mark.parametrize(
+    ("page", "script"),
+    [
+        ("README.md", "readme_table"),
+        ("docs/control.md", "control_table"),
+        ("docs/trim.md", "trim_table"),
+        ("docs/specexec.md", "streaming_table"),
+    ],
+)
 def test_the_table_is_what_the_results_say(page: str, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when a figure was typed by hand, or measured again without the script that writes the table."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")

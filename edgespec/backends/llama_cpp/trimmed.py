@@ -117,7 +117,7 @@ class EmbeddingRows:
         raw = np.empty((len(tokens), self._table.row_bytes), np.uint8)
         for row, token in zip(raw, tokens.tolist(), strict=True):
             self._file.seek(self._table.offset + token * self._table.row_bytes)
-            if self._file.readinto(row) != self._table.row_bytes:
+            if self._file.readinto(row.data) != self._table.row_bytes:
                 raise BackendError(
                     f"{self._table.path} was cut short while its rows were used; put it back, or trim it again"
                 )
