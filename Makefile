@@ -6,7 +6,7 @@ ARGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help chat test lossless bench control memory peers trim models-1b models-memory models-trim pack-gpu bench-gpu llama-server lint setup setup-dev clean
+.PHONY: help chat test lossless bench control memory peers trim streaming models-1b models-memory models-trim pack-gpu bench-gpu llama-server lint setup setup-dev clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' Makefile

@@ -224,6 +224,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--regimes", nargs="*", default=["throttled", "unthrottled"])
     parser.add_argument("--no-server", action="store_true")
     parser.add_argument("--prefix", default="", help="words in front of every measured program")
+    parser.add_argument("--name", default="streaming", help="results/NAME.json")
     parser.add_argument("--dry", action="store_true", help="print what was found and write nothing")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -264,7 +265,7 @@ def main() -> None:
             place = Place(args.limit * MIB, throttle)
             head[place.name] = regime(place, model, args, prompts)
             if not args.dry:
-                record.write("streaming", {**head, "seconds": time.perf_counter() - start})
+                record.write(args.name, {**head, "seconds": time.perf_counter() - start})
     except cgroups.Unavailable as error:
         print(f"skipped: {error}")
     finally:

@@ -99,13 +99,7 @@ def _open(
 
         retrimming = _retrimming(planner, drafters) if asked.remember and len(methods) == 1 else None
 
-        def keep() -> str | None:
-            warned = (opening.keep(), planner.save_learnt(), retrimming.keep() if retrimming else None)
-            return "; ".join(filter(None, warned)) or None
-
-        def tidy(awaited: Cancelled) -> str | None:
-            return retrimming.tidy(planner.known.acceptance.agreement, awaited) if retrimming else None
-
+        keep, tidy = _for_later(opening, planner, retrimming)
         stack.callback(keep)
         engine = Engine(ladder.setup, ladder=ladder, n_ctx_train=target.n_ctx_train, draws=draws_for(asked.verify))
         stack.callback(engine.close)
@@ -135,6 +129,21 @@ def _open(
             tidy=tidy,
         )
     return _workbench(methods, assistant, planner, opening, plans, target, drafters)
+
+
+def _for_later(
+    opening: Opening, planner: Planner, retrimming: Retrimming | None
+) -> tuple[Callable[[], str | None], Callable[[Cancelled], str | None]]:
+    """What saves what answers taught, and what can be done while nobody waits; both return a line for the user."""
+
+    def keep() -> str | None:
+        warned = (opening.keep(), planner.save_learnt(), retrimming.keep() if retrimming else None)
+        return "; ".join(filter(None, warned)) or None
+
+    def tidy(awaited: Cancelled) -> str | None:
+        return retrimming.tidy(planner.known.acceptance.agreement, awaited) if retrimming else None
+
+    return keep, tidy
 
 
 def _workbench(
