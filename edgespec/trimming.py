@@ -76,7 +76,7 @@ def trim_drafter(asked: Asked, report: Report) -> tuple[Trimmed, Counted]:
         _check_model(asked.model, vocabulary)
     counted = _counted(asked, entry, vocabulary, report)
     if asked.save_counts is not None:
-        write_counts(asked.save_counts, counted)
+        write_counts(asked.save_counts, replace(counted, vocabulary=vocabulary.mark))
     kept = _kept(asked, ids, entry, vocabulary, counted)
     made = trim(entry.path, asked.out, kept, counted.origin, lambda done: report(f"writing {asked.out.name}", done))
     return made, counted
@@ -148,6 +148,10 @@ def _counted(asked: Asked, entry: Entry, vocabulary: Vocabulary, report: Report)
     else:
         return Counted(np.zeros(len(vocabulary), np.int64), "no counts")
     check_counts(vocabulary, found.counts, whose)
+    if found.vocabulary not in ("", vocabulary.mark):
+        raise BadSetting(
+            f"{whose} counts tokens of another vocabulary of {len(vocabulary)}; count with a model of the same family"
+        )
     return found
 
 

@@ -1,6 +1,6 @@
 """How often each token of a vocabulary came up, as a JSON file that one model's counting leaves for another's trimming.
 
-    {"n_vocab": 151936, "origin": "80 answers of ...", "counts": {"198": 5120, ...}}
+    {"n_vocab": 151936, "vocabulary": "9f0c...", "origin": "80 answers of ...", "counts": {"198": 5120, ...}}
 
 Not covered: counting (counting.py), what is kept by it (gguf/keep.py).
 """
@@ -24,10 +24,11 @@ MOST_TOKENS = 1 << 24
 
 @dataclass(frozen=True)
 class Counted:
-    """counts int64 [n_vocab]; origin: what was counted, in words."""
+    """counts int64 [n_vocab]; origin: what was counted, in words; vocabulary: mark of the tokens, "" where unknown."""
 
     counts: NDArray[np.int64]
     origin: str
+    vocabulary: str = ""
 
     @property
     def n_tokens(self) -> int:
@@ -55,6 +56,7 @@ def write_counts(path: Path, counted: Counted) -> None:
     seen = np.flatnonzero(counted.counts)
     data = {
         "n_vocab": len(counted.counts),
+        "vocabulary": counted.vocabulary,
         "origin": counted.origin,
         "counts": {str(token): int(counted.counts[token]) for token in seen},
     }
@@ -75,9 +77,9 @@ def _counted(found: Any) -> Counted:
         if not isinstance(n, int) or isinstance(n, bool) or not 0 <= n < 1 << 40:
             raise ValueError(f"it counts token {token} {n!r:.20} times")
         counts[int(token)] = n
-    return Counted(counts, _words(found.get("origin")) or "a file of counts")
+    return Counted(counts, _words(found.get("origin")) or "a file of counts", _words(found.get("vocabulary")))
 
 
-def _words(origin: object) -> str:
+def _words(said: object) -> str:
     """What a file says of itself, as far as a terminal and a model's metadata can take it."""
-    return "".join(c for c in origin if c.isprintable())[:200] if isinstance(origin, str) else ""
+    return "".join(c for c in said if c.isprintable())[:200] if isinstance(said, str) else ""

@@ -242,3 +242,16 @@ def test_a_model_of_as_many_other_tokens_is_refused(command: Command, tmp_path: 
     other.write_bytes(content.replace(stored, struct.pack("<Q", len(word)) + word[::-1]))
     said = refused(command, tmp_path, "--keep", "1k", "--text", str(text), "-m", str(other))
     assert "has another vocabulary than the drafter (8191 of 8192 tokens are alike)" in said
+
+
+def test_counts_of_as_many_other_tokens_are_refused(command: Command, tmp_path: Path, text: Path) -> None:
+    """Fails when rows are chosen by what another tokenizer's ids stand for; a file that does not say is believed."""
+    saved = tmp_path / "c.json"
+    flags = ("trim", "demo-draft", "-o", str(tmp_path / "t.gguf"), "--keep", "1k")
+    assert command(*flags, "--text", str(text), "--save-counts", str(saved)).code == 0
+    assert command(*flags, "--counts", str(saved)).code == 0
+    found = read_counts(saved)
+    write_counts(saved, Counted(found.counts, "another", "0123456789abcdef"))
+    assert "counts tokens of another vocabulary of 8192" in sentence(command(*flags, "--counts", str(saved)), 2)
+    write_counts(saved, Counted(found.counts, "another"))
+    assert command(*flags, "--counts", str(saved)).code == 0
