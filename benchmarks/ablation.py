@@ -144,6 +144,7 @@ def main() -> None:
     parser.add_argument("control", type=Path, nargs="+")
     parser.add_argument("--each", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--recorded", type=int, default=16, help="texts of each kind that are replayed")
     args = parser.parse_args()
     target, draft = (LlamaModel(DEMO / f"{name}.gguf", LoadOptions()) for name in ("demo", "demo-draft"))
     result: dict[str, Any] = {"draft_ms": DRAFT_MS}
@@ -152,8 +153,8 @@ def main() -> None:
         prior = max(2.8 * curve.ms(1) / curve.ms(6), 0.9)
         corner = CostedCorner(target, curve, 2, draft, prior, lambda context: CostedContext(context, None))
         texts = {
-            "replay": contest.recorded(target, "answers_recorded.jsonl", 128, 16),
-            "copies": contest.recorded(target, "copies.jsonl", 128, 16),
+            "replay": contest.recorded(target, "answers_recorded.jsonl", 128, args.recorded),
+            "copies": contest.recorded(target, "copies.jsonl", 128, args.recorded),
             "temperature 0": contest.generated(corner, 0.0, args.tokens, args.each),
             "temperature 0.8": contest.generated(corner, 0.8, args.tokens, args.each),
         }

@@ -70,7 +70,10 @@ def why_not(loser: Candidate, chosen: Candidate, problem: Problem) -> str:
         return f"{name} comes to {loser.tokens_per_s:.1f} tokens/s against {chosen.tokens_per_s:.1f}"
     if problem.insists and loser.method == "plain":
         return f"{name} comes to {loser.tokens_per_s:.1f} tokens/s, but a drafter was asked for"
-    more = max(loser.total_bytes - chosen.total_bytes, 0)
+    if loser.total_bytes < chosen.total_bytes:
+        faster = 100 * (loser.tokens_per_s / chosen.tokens_per_s - 1)
+        return f"{name} is expected to be {faster:.0f} % faster, but has no room where a text allows a larger tree"
+    more = loser.total_bytes - chosen.total_bytes
     return f"{name} is faster by no more than 1 % and needs {shown(more)} more"
 
 

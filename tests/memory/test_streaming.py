@@ -72,6 +72,9 @@ def test_auto_has_room_for_more_rows_than_a_fixed_tree() -> None:
     fixed = Settings(method="model")
     knee = Curve(0, (1, 64, 128, 256), (3033.0, 3383.0, 3651.0, 5125.0))
     assert planned(knee, fixed).configuration.choice.rows < planned(knee).configuration.choice.rows == 128
+    dear = Curve(0, (1, 64, 128, 256), (2808.0, 3101.0, 3800.0, 6403.0))
+    assert planned(dear, fixed).configuration.choice.rows < planned(dear).configuration.choice.rows
+    assert "% faster, but has no room where a text allows a larger tree" in planned(dear).why_not
     assert planned(STEEP).configuration.choice == planned(STEEP, fixed).configuration.choice
 
 
