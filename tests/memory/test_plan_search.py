@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -147,11 +146,16 @@ def test_a_device_without_room_is_not_used() -> None:
     assert plan(problem).configuration.placement.n_gpu_layers == 0
 
 
-def test_planning_takes_no_time() -> None:
+def test_planning_predicts_few_of_its_points() -> None:
     """Two devices and a drafter's own place make tens of thousands of points; fails when each is predicted."""
     for gpu in (8000 * MIB, 2000 * MIB, 1500 * MIB):
         problem = World(("CUDA0", "CUDA1"), n_layers=32).problem(gpu=gpu)
-        start = time.process_time()
-        found = plan(problem)
-        assert time.process_time() - start < 1.5  # a third of it on an idle machine
+        asked: list[Configuration] = []
+
+        def predict(c: Configuration, inner=problem.predict, asked=asked) -> Footprint:
+            asked.append(c)
+            return inner(c)
+
+        found = plan(replace(problem, predict=predict))
+        assert len(asked) < 10_000
         assert found.configuration.placement.n_gpu_layers > 20
