@@ -245,28 +245,27 @@ def test_rows_of_another_length_than_the_runtimes_are_refused() -> None:
         Inputs(TrimmedHead(np.arange(8, dtype=np.int32), table, DRAFT, "llama"))
 
 
+def of_a_copy(folder: Path) -> tuple[TrimmedHead, Inputs, np.ndarray]:
+    """A trimmed copy of demo-draft, whose original is the table's file; and the ids that were not kept."""
+    source = folder / "draft.gguf"
+    shutil.copyfile(DRAFT, source)
+    head = trimmed_head(cut(source, folder / "t.gguf", K).path)
+    assert head is not None
+    return head, Inputs(head), np.setdiff1d(np.arange(8192), head.ids).astype(np.int32)
+
+
 def test_rows_of_the_original_are_read_and_not_mapped(tmp_path: Path) -> None:
     """Fails when each row brings its neighbourhood into the process, which no plan counts."""
-    source = tmp_path / "draft.gguf"
-    shutil.copyfile(DRAFT, source)
-    head = trimmed_head(cut(source, tmp_path / "t.gguf", K).path)
-    assert head is not None
-    made = Inputs(head)
-    unkept = np.setdiff1d(np.arange(8192), head.ids).astype(np.int32)
+    head, made, unkept = of_a_copy(tmp_path)
     assert made.of(unkept[:100])[1] is not None
-    assert str(source) not in Path("/proc/self/maps").read_text()
+    assert str(head.table.path) not in Path("/proc/self/maps").read_text()
     made.close()
 
 
 def test_an_original_that_is_cut_short_in_use_is_an_error(tmp_path: Path) -> None:
     """Fails when whatever follows the end of the file is taken for a row, or the process dies of it."""
-    source = tmp_path / "draft.gguf"
-    shutil.copyfile(DRAFT, source)
-    head = trimmed_head(cut(source, tmp_path / "t.gguf", K).path)
-    assert head is not None
-    made = Inputs(head)
-    os.truncate(source, head.table.offset + head.table.row_bytes // 2)
-    unkept = int(np.setdiff1d(np.arange(8192), head.ids)[0])
+    head, made, unkept = of_a_copy(tmp_path)
+    os.truncate(head.table.path, head.table.offset + head.table.row_bytes // 2)
     with pytest.raises(BackendError, match="cut short while its rows were used"):
-        made.of(np.array([unkept], np.int32))
+        made.of(unkept[:1])
     made.close()
