@@ -1,13 +1,16 @@
-"""The files that a plan may be made of: whether one can answer, or draft, and whether the user insists on it.
+"""The files that a plan may be made of: whether one can answer, draft or be copied from, and what the user insists on.
 
 Not covered: finding them by name (store/registry.py), what they take (memory), opening them (loading.py).
 """
 
 from __future__ import annotations
 
-from edgespec.errors import DrafterUnusable, ModelUnusable
+from pathlib import Path
+
+from edgespec.errors import BadSetting, DrafterUnusable, ModelUnusable
 from edgespec.memory.source import Source, read_source
 from edgespec.settings import BY_MODEL, Settings
+from edgespec.store.corpus import Corpus
 from edgespec.store.registry import Entry, resolve
 
 
@@ -39,3 +42,17 @@ def draft_source(asked: Settings, name: str) -> Source:
     if source.shape.recurrent:
         raise DrafterUnusable(f"{name} has a recurrent state, which cannot drop rejected tokens; use another")
     return source
+
+
+def corpus_of(asked: Settings, sources: bool) -> Corpus | None:
+    """The texts of --corpus; sources: whether anything could copy from them. Raises BadSetting for a path that is not
+    there, or where nothing could."""
+    if asked.corpus is None:
+        return None
+    if not asked.corpus.strip():
+        raise BadSetting("--corpus names nothing; name a text file or a folder of them")
+    if not sources:
+        raise BadSetting(
+            "--corpus is there to copy drafts from, and nothing here does that; use --method auto or lookup"
+        )
+    return Corpus(Path(asked.corpus).expanduser())

@@ -12,7 +12,7 @@ from pathlib import Path
 from edgespec import explain
 from edgespec.backends.llama_cpp.load import LoadOptions
 from edgespec.backends.llama_cpp.selftest import HostFacts
-from edgespec.candidates import draft_source, insists, target_source
+from edgespec.candidates import corpus_of, draft_source, insists, target_source
 from edgespec.errors import BadSetting, DoesNotFit, DrafterUnusable, EdgespecError
 from edgespec.memory import measure, survey
 from edgespec.memory.configuration import Configuration, Placement
@@ -31,7 +31,6 @@ from edgespec.speculation.acceptance import Acceptance, from_dict
 from edgespec.speculation.cost import Curve
 from edgespec.speculation.places import ByPlace, by_place_from_dict
 from edgespec.store import learnt
-from edgespec.store.corpus import Corpus
 from edgespec.store.registry import Entry
 from edgespec.types import ContextSpec
 
@@ -63,21 +62,9 @@ class Planner:
         n_bytes = sum(source.shape.weight_bytes for source in (self.target, self.draft) if source)
         self.machine: Machine = survey.look(facts.extra_buffers, self.n_threads, program_bytes, n_bytes, asked.budget)
         self.known = Known()
-        self.corpus = self._corpus(asked)
+        self.corpus = corpus_of(asked, self.sources(asked))
         self._remember()
         self._set_forecast()
-
-    def _corpus(self, asked: Settings) -> Corpus | None:
-        """Raises BadSetting for a path that is not there, or where nothing could copy from it."""
-        if asked.corpus is None:
-            return None
-        if not asked.corpus.strip():
-            raise BadSetting("--corpus names nothing; name a text file or a folder of them")
-        if not self.sources(asked):
-            raise BadSetting(
-                "--corpus is there to copy drafts from, and nothing here does that; use --method auto or lookup"
-            )
-        return Corpus(Path(asked.corpus).expanduser())
 
     def _why_plain(self, asked: Settings) -> str:
         """Raises BadSetting where flags contradict each other."""
